@@ -1,0 +1,35 @@
+"""The formula of attention, in plain operations.
+
+B batch, T queries, S keys, K key heads, G queries a key head serves, N = K * G, H head width.
+"""
+
+from keras import ops
+
+from keras_gemma.config import AttentionRules
+from keras_gemma.layers.positions import Positions, visible
+
+# Far below any score, yet finite: a row in which nothing is visible gives a mean, never NaN.
+_UNSEEN = -1e30
+
+
+def attend(
+    q_BTNH, k_BSKH, v_BSKH, queries: Positions, keys: Positions, rules: AttentionRules, drop=None
+):
+    """For each query the values of the visible keys, weighted by a softmax of the scores.
+
+    `drop`, if given, is applied to the weights (dropout while training). Returns BTNH.
+    """
+    heads, groups = rules.num_key_value_heads, rules.num_query_heads // rules.num_key_value_heads
+    q_BTNH = q_BTNH * ops.cast(rules.scale, q_BTNH.dtype)
+    tokens = ops.shape(q_BTNH)[1]
+    q_BTKGH = ops.reshape(q_BTNH, (-1, tokens, heads, groups, rules.head_dim))
+    scores_BKGTS = ops.cast(ops.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH), "float32")
+    if rules.soft_cap is not None:  # before the mask, or the mask would be capped too
+        scores_BKGTS = ops.tanh(scores_BKGTS / rules.soft_cap) * rules.soft_cap
+    seen_BTS = visible(queries, keys, rules.window)
+    scores_BKGTS = ops.where(seen_BTS[:, None, None], scores_BKGTS, _UNSEEN)
+    weights_BKGTS = ops.cast(ops.softmax(scores_BKGTS, axis=-1), v_BSKH.dtype)
+    if drop is not None:
+        weights_BKGTS = drop(weights_BKGTS)
+    y_BTKGH = ops.einsum("bkgts,bskh->btkgh", weights_BKGTS, v_BSKH)
+    return ops.reshape(y_BTKGH, (-1, tokens, rules.num_query_heads, rules.head_dim))

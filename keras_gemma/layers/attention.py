@@ -1,0 +1,72 @@
+"""Attention: the one step of Gemma in which tokens read each other.
+
+B batch, T queries, S keys, D model width, N query heads, K key heads, H head width.
+"""
+
+import keras
+
+from keras_gemma.config import GemmaConfig
+from keras_gemma.layers.attend import attend
+from keras_gemma.layers.rms_normalization import RMSNormalization
+from keras_gemma.layers.rotary import rotate
+
+
+class GemmaAttention(keras.layers.Layer):
+    """Grouped-query attention with rotary positions.
+
+    Call arguments:
+        x_BTD: activations.
+        positions: `Positions` of those tokens.
+        cache: this layer's cache, or `()` when nothing is remembered. A cache is asked one
+            thing, `extend(k, v, positions)`: what to attend to, and what to keep.
+
+    Returns:
+        `(y_BTD, cache)`; the cache now also holds these tokens.
+    """
+
+    def __init__(self, config: GemmaConfig, layer: int, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # a cache keeps its own dtypes
+        self.rules = rules = config.attention_rules(layer)
+        heads, width = rules.num_query_heads, config.hidden_dim
+        groups, head = rules.num_key_value_heads, rules.head_dim
+        self.query_dense = self._dense("btd,ndh->btnh", (heads, head), width, "query")
+        self.key_dense = self._dense("bsd,kdh->bskh", (groups, head), width, "key")
+        self.value_dense = self._dense("bsd,kdh->bskh", (groups, head), width, "value")
+        self.output_dense = self._dense(
+            "btnh,nhd->btd", (width,), heads * head, "attention_output"
+        )
+        if rules.normalize_query_key:
+            self.query_norm = self._norm(config, "query_norm")
+            self.key_norm = self._norm(config, "key_norm")
+        self.dropout_layer = None
+        if config.dropout:
+            self.dropout_layer = keras.layers.Dropout(config.dropout, dtype=self.dtype_policy)
+
+    def _dense(self, equation, shape, fan_in, name):
+        return keras.layers.EinsumDense(
+            equation,
+            (None, *shape),
+            kernel_initializer=keras.initializers.RandomNormal(stddev=fan_in**-0.5),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _norm(self, config, name):
+        return RMSNormalization(config.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+
+    def call(self, x_BTD, positions, cache=(), training=False):
+        rules = self.rules
+        q_BTNH, k_BSKH = self.query_dense(x_BTD), self.key_dense(x_BTD)
+        v_BSKH, seen = self.value_dense(x_BTD), positions
+        if rules.normalize_query_key:
+            q_BTNH, k_BSKH = self.query_norm(q_BTNH), self.key_norm(k_BSKH)
+        q_BTNH = rotate(q_BTNH, positions.index, rules.rope_base, rules.rope_scaling)
+        k_BSKH = rotate(k_BSKH, positions.index, rules.rope_base, rules.rope_scaling)
+        if cache:  # look at the past as well as the present
+            k_BSKH, v_BSKH, seen, cache = cache.extend(k_BSKH, v_BSKH, positions)
+        drop = self.dropout_layer if training else None
+        y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, positions, seen, rules, drop)
+        return self.output_dense(y_BTNH), cache
+
+    def compute_output_spec(self, x_BTD, positions, cache=(), training=False):
+        return keras.KerasTensor(x_BTD.shape, self.compute_dtype), cache

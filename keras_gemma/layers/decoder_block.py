@@ -1,0 +1,80 @@
+"""A decoder block: norm, attend, add; norm, feed, add.
+
+B batch, T tokens, D model width, F feed-forward width (one branch).
+"""
+
+import keras
+
+from keras_gemma.config import GemmaConfig
+from keras_gemma.layers.attention import GemmaAttention
+from keras_gemma.layers.rms_normalization import RMSNormalization
+
+
+class GemmaDecoderBlock(keras.layers.Layer):
+    """One of the model's layers. Calls and returns as `GemmaAttention` does.
+
+    Attribute and layer names are those of published weight files; renaming one moves weights.
+    """
+
+    def __init__(self, config: GemmaConfig, layer: int, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.config, self.layer = config, layer
+        self.pre_attention_norm = self._norm("pre_attention_norm")
+        self.attention = GemmaAttention(config, layer, dtype=self.dtype_policy, name="attention")
+        if config.use_post_attention_norm:
+            self.post_attention_norm = self._norm("post_attention_norm")
+        self.pre_ffw_norm = self._norm("pre_ffw_norm")
+        width, branch = config.hidden_dim, config.intermediate_dim
+        self.gating_ffw = self._dense("btd,df->btf", branch, width, "ffw_gating")
+        self.gating_ffw_2 = self._dense("btd,df->btf", branch, width, "ffw_gating_2")
+        self.ffw_linear = self._dense("btf,fd->btd", width, branch, "ffw_linear")
+        if config.use_post_ffw_norm:
+            self.post_ffw_norm = self._norm("post_ffw_norm")
+        if config.dropout:
+            self.attention_dropout = self._dropout("attention_dropout")
+            self.feedforward_dropout = self._dropout("feedforward_dropout")
+
+    def _norm(self, name):
+        epsilon = self.config.layer_norm_epsilon
+        return RMSNormalization(epsilon, dtype=self.dtype_policy, name=name)
+
+    def _dropout(self, name):
+        return keras.layers.Dropout(self.config.dropout, dtype=self.dtype_policy, name=name)
+
+    def _dense(self, equation, outputs, fan_in, name):
+        return keras.layers.EinsumDense(
+            equation,
+            (None, outputs),
+            kernel_initializer=keras.initializers.RandomNormal(stddev=fan_in**-0.5),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def call(self, x_BTD, positions, cache=(), training=False):
+        config = self.config
+        y_BTD = self.pre_attention_norm(x_BTD)
+        y_BTD, cache = self.attention(y_BTD, positions, cache, training=training)
+        if config.use_post_attention_norm:
+            y_BTD = self.post_attention_norm(y_BTD)
+        if config.dropout:
+            y_BTD = self.attention_dropout(y_BTD, training=training)
+        x_BTD = x_BTD + y_BTD
+
+        y_BTD = self.feed_forward(self.pre_ffw_norm(x_BTD))
+        if config.use_post_ffw_norm:
+            y_BTD = self.post_ffw_norm(y_BTD)
+        if config.dropout:
+            y_BTD = self.feedforward_dropout(y_BTD, training=training)
+        return x_BTD + y_BTD, cache
+
+    def feed_forward(self, x_BTD):
+        """GeGLU (arXiv 2002.05202) with the tanh form of GELU."""
+        gate_BTF = keras.activations.gelu(self.gating_ffw(x_BTD), approximate=True)
+        return self.ffw_linear(gate_BTF * self.gating_ffw_2(x_BTD))
+
+    def compute_output_spec(self, x_BTD, positions, cache=(), training=False):
+        return keras.KerasTensor(x_BTD.shape, self.compute_dtype), cache
+
+
+class Gemma3DecoderBlock(GemmaDecoderBlock):
+    """The same block under the class name that Gemma 3's published weight files carry."""

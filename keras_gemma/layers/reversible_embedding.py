@@ -1,0 +1,32 @@
+"""One table for both ends of the model: ids to vectors, vectors to logits.
+
+V vocabulary, D model width.
+"""
+
+import keras
+from keras import ops
+
+from keras_gemma.config import GemmaConfig
+
+
+class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
+    """Ids to vectors times `sqrt(D)`; with `reverse=True` hidden states to (capped) logits."""
+
+    def __init__(self, config: GemmaConfig, **kwargs):
+        super().__init__(
+            config.vocabulary_size,
+            config.hidden_dim,
+            tie_weights=True,
+            # Scaled vectors then have unit variance, and so have the first logits.
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.hidden_dim**-0.5),
+            logit_soft_cap=config.final_logit_soft_cap,
+            **kwargs,
+        )
+
+    def call(self, inputs, reverse=False):
+        outputs = super().call(inputs, reverse=reverse)
+        if reverse:
+            return outputs
+        # The factor is rounded to the activations' dtype first, as the original does: in
+        # bfloat16 it is 55.5 for the 7B, not 55.43.
+        return outputs * ops.cast(self.output_dim**0.5, outputs.dtype)

@@ -1,0 +1,31 @@
+"""Root-mean-square normalization (arXiv 1910.07467) with Gemma's shifted scale."""
+
+import keras
+from keras import ops
+
+
+class RMSNormalization(keras.layers.Layer):
+    """`x / rms(x) * (1 + scale)` over the last axis, in float32, rounded once at the end.
+
+    >>> RMSNormalization()(keras.ops.array([[3.0, 4.0]])).shape == (1, 2)
+    True
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="zeros")
+
+    def call(self, x):
+        wide = ops.cast(x, "float32")
+        mean_square = ops.mean(ops.square(wide), axis=-1, keepdims=True)
+        normed = wide * ops.rsqrt(mean_square + self.epsilon)
+        return ops.cast(normed * (1.0 + ops.cast(self.scale, "float32")), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}

@@ -1,0 +1,22 @@
+"""Rotary position embedding (RoPE, arXiv 2104.09864), the half-split form Gemma uses.
+
+B batch, T tokens, N heads, H head width.
+"""
+
+import numpy as np
+from keras import ops
+
+
+def rotate(x_BTNH, index_BT, base: float = 10_000.0, scaling: float = 1.0):
+    """Turn each pair (i, i + H/2) of a head by `index / scaling / base**(2i/H)` radians.
+
+    Angles are float32 whatever the activations are: in bfloat16, positions from 256 up collide.
+    """
+    half = x_BTNH.shape[-1] // 2
+    speeds_H = (base ** -(np.arange(half) / half) / scaling).astype("float32")
+    angles_BTNH = ops.cast(index_BT, "float32")[:, :, None, None] * speeds_H
+    cos, sin = ops.cos(angles_BTNH), ops.sin(angles_BTNH)
+    x = ops.cast(x_BTNH, "float32")
+    first, second = x[..., :half], x[..., half:]
+    turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return ops.cast(turned, x_BTNH.dtype)

@@ -1,0 +1,186 @@
+"""The model people hold: text in, text out; trained with `fit`."""
+
+import contextlib
+import warnings
+from typing import Any
+
+import keras
+
+from keras_gemma import samplers
+from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
+from keras_gemma.models.fit_data import to_batches
+from keras_gemma.models.preset_model import PresetModel
+from keras_gemma.models.text_generation import TextGeneration
+from keras_gemma.models.token_loss import TokenMetrics, token_sums
+from keras_gemma.optimizers import AdamW
+
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class GemmaCausalLM(TextGeneration, PresetModel):
+    """Gemma as a language model: logits for the next token, text generation and training.
+
+    Args:
+        backbone: a `GemmaBackbone`.
+        preprocessor: a `GemmaCausalLMPreprocessor`; or `None`, and then inputs are
+            `{"token_ids", "padding_mask"}` everywhere a text would do.
+    """
+
+    backbone_class = GemmaBackbone
+
+    def __init__(self, backbone: Any, preprocessor: Any = None, **kwargs: Any):
+        inputs = backbone.input
+        logits = backbone.token_embedding(backbone(inputs), reverse=True)
+        super().__init__(inputs=inputs, outputs=logits, **kwargs)
+        self.dtype_policy = backbone.dtype_policy
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        self._token_metrics = TokenMetrics()
+        self._wants_hidden_states = False
+        self.compile()
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for part in ("backbone", "preprocessor"):
+            config[part] = keras.saving.deserialize_keras_object(config[part])
+        return cls(**config)
+
+    # --- training ---
+
+    def compile(
+        self,
+        optimizer: Any = "auto",
+        loss: Any = "auto",
+        *,
+        weighted_metrics: Any = "auto",
+        sampler: Any = "greedy",
+        **kwargs: Any,
+    ) -> None:
+        """Choose how to train and how to sample; every default is ready to use.
+
+        Args:
+            optimizer: `"auto"` is `keras_gemma.optimizers.AdamW(1e-4)`.
+            loss: `"auto"` is the cross-entropy averaged over the tokens that count, taken from
+                hidden states. A loss of your own is given logits.
+            weighted_metrics: `"auto"` is token accuracy and perplexity, at no extra cost with
+                the automatic loss.
+            sampler: a name (`"greedy"`, `"top_k"`, `"top_p"`, `"random"`) or an object of
+                `keras_gemma.samplers`.
+            **kwargs: as in `keras.Model.compile`.
+        """
+        if isinstance(optimizer, str) and optimizer == "auto":
+            optimizer = AdamW(1e-4)
+        self._automatic_loss = isinstance(loss, str) and loss == "auto"
+        automatic_metrics = isinstance(weighted_metrics, str) and weighted_metrics == "auto"
+        if automatic_metrics and not self._automatic_loss:
+            weighted_metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        super().compile(
+            optimizer=optimizer,
+            loss=None if self._automatic_loss else loss,
+            weighted_metrics=None if automatic_metrics and self._automatic_loss else weighted_metrics,
+            **kwargs,
+        )
+        self._reports_tokens = automatic_metrics and self._automatic_loss
+        # Logits are made only where somebody asked for them.
+        self._trains_on_hidden_states = self._reports_tokens and not kwargs.get("metrics")
+        self.sampler = samplers.get(sampler)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs: Any):
+        """Train on texts, `{"prompts", "responses"}`, conversations, or batches of integers.
+
+        As `keras.Model.fit`. Lists, `tf.data` and `PyDataset` of text go through the
+        preprocessor; arrays and data sets of `(inputs, labels, weights)` pass as they are.
+        """
+        self._warn_of_standstill()
+        shuffle = kwargs.get("shuffle", True)
+        validation = kwargs.pop("validation_data", None)
+        if validation is not None:
+            kwargs["validation_data"] = self._batches_of(validation, batch_size)
+        x = to_batches(x, self.preprocessor, batch_size, shuffle)
+        return super().fit(x, y, batch_size=_unless_batched(x, batch_size), epochs=epochs, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs: Any):
+        """Loss, accuracy and perplexity on held-out data, given as to `fit`."""
+        x = to_batches(x, self.preprocessor, batch_size)
+        return super().evaluate(x, y, batch_size=_unless_batched(x, batch_size), **kwargs)
+
+    def _batches_of(self, validation, batch_size):
+        if isinstance(validation, tuple) and len(validation) == 1:
+            validation = validation[0]
+        return to_batches(validation, self.preprocessor, batch_size)
+
+    def _warn_of_standstill(self):
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        low = {v.dtype for v in self.trainable_variables} & {"bfloat16", "float16"}
+        adam = keras.optimizers.Adam, keras.optimizers.AdamW
+        if low and isinstance(optimizer, adam) and not isinstance(optimizer, AdamW):
+            warnings.warn(
+                f"{type(optimizer).__name__} of Keras keeps its state in {low.pop()} like the "
+                f"weights; at beta_2={optimizer.beta_2} such weights do not move. Use "
+                "keras_gemma.optimizers.AdamW, whose state and update are float32.",
+                stacklevel=3,
+            )
+
+    @property
+    def metrics(self):
+        return super().metrics + (self._token_metrics.all if self._reports_tokens else [])
+
+    def call(self, inputs, training=None, mask=None):
+        if self._wants_hidden_states:
+            return self.backbone(inputs, training=training)
+        return super().call(inputs, training=training, mask=mask)
+
+    @contextlib.contextmanager
+    def _hidden_states(self):
+        """While a step of `fit` or `evaluate` is traced or run, `call` gives hidden states."""
+        self._wants_hidden_states = self._trains_on_hidden_states
+        try:
+            yield
+        finally:
+            self._wants_hidden_states = False
+
+    def train_step(self, *args, **kwargs):
+        with self._hidden_states():
+            return super().train_step(*args, **kwargs)
+
+    def test_step(self, *args, **kwargs):
+        with self._hidden_states():
+            return super().test_step(*args, **kwargs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not self._automatic_loss:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        head = self._logits_of if self._wants_hidden_states else _unchanged
+        sums = token_sums(head, y_pred, y, sample_weight)
+        if self._reports_tokens:
+            self._token_metrics.update(sums)
+        loss = sums.mean_loss
+        for extra in self.losses:  # regularizers a user has added
+            loss += keras.ops.cast(extra, loss.dtype)
+        return loss
+
+    def _logits_of(self, hidden):
+        return self.backbone.token_embedding(hidden, reverse=True)
+
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class Gemma3CausalLM(GemmaCausalLM):
+    """Gemma 3 (text) as a language model; everything else is `GemmaCausalLM`'s."""
+
+    backbone_class = Gemma3Backbone
+
+
+def _unchanged(logits):
+    return logits
+
+
+def _unless_batched(x, batch_size):
+    """Keras refuses a batch size beside data that brings its own batches."""
+    return None if isinstance(x, keras.utils.PyDataset) else batch_size

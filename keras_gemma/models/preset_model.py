@@ -1,0 +1,5 @@
+import keras
+
+
+class PresetModel(keras.Model):
+    pass

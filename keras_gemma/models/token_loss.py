@@ -1,0 +1,83 @@
+"""The training loss: cross-entropy of each next token, averaged over the tokens that count.
+
+B batch, T tokens, D model width, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+
+class TokenSums(NamedTuple):
+    """Sums over the tokens of a batch, each weighted; scalars, float32."""
+
+    loss: Any  # nats
+    correct: Any  # 1 where the likeliest token is the right one
+    weight: Any
+
+    @property
+    def mean_loss(self):
+        """Nats per token that counts; 0 if none does."""
+        return self.loss / ops.maximum(self.weight, 1e-9)
+
+
+def log_probabilities(logits_BTV, labels_BT):
+    """The log-probability of each label, float32 BT."""
+    logits_BTV = ops.cast(logits_BTV, "float32")
+    chosen_BT = ops.take_along_axis(logits_BTV, labels_BT[:, :, None], axis=-1)[:, :, 0]
+    return chosen_BT - ops.logsumexp(logits_BTV, axis=-1)
+
+
+def token_sums(logits_of, hidden_BTD, labels_BT, weights_BT=None) -> TokenSums:
+    """Loss and accuracy from hidden states; `logits_of(hidden)` makes logits BTV of them.
+
+    Taking hidden states, this is the one place that ever needs to see logits while training.
+    """
+    labels_BT = ops.cast(labels_BT, "int32")
+    logits_BTV = logits_of(hidden_BTD)
+    if weights_BT is None:
+        weights_BT = ops.ones_like(labels_BT)
+    weights_BT = ops.broadcast_to(_per_token(weights_BT), ops.shape(labels_BT))
+    right_BT = ops.equal(ops.cast(ops.argmax(logits_BTV, axis=-1), "int32"), labels_BT)
+    return TokenSums(
+        loss=-ops.sum(weights_BT * log_probabilities(logits_BTV, labels_BT)),
+        correct=ops.sum(weights_BT * ops.cast(right_BT, "float32")),
+        weight=ops.sum(weights_BT),
+    )
+
+
+def _per_token(weights):
+    weights = ops.cast(weights, "float32")
+    return weights[:, None] if len(weights.shape) == 1 else weights
+
+
+class Perplexity(keras.metrics.Metric):
+    """`exp` of the mean loss over all tokens seen since the last reset."""
+
+    def __init__(self, name: str = "perplexity", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.loss = self.add_variable((), "zeros", name="loss")
+        self.weight = self.add_variable((), "zeros", name="weight")
+
+    def update_state(self, loss, weight):
+        self.loss.assign_add(loss)
+        self.weight.assign_add(weight)
+
+    def result(self):
+        return ops.exp(self.loss / ops.maximum(self.weight, 1e-9))
+
+
+class TokenMetrics:
+    """Accuracy and perplexity, fed from the sums that the loss is made of anyway."""
+
+    def __init__(self):
+        self.accuracy = keras.metrics.Mean(name="accuracy")
+        self.perplexity = Perplexity()
+        self.all = [self.accuracy, self.perplexity]
+
+    def update(self, sums: TokenSums):
+        self.accuracy.update_state(
+            sums.correct / ops.maximum(sums.weight, 1e-9), sample_weight=sums.weight
+        )
+        self.perplexity.update_state(sums.loss, sums.weight)
