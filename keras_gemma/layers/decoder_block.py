@@ -19,17 +19,17 @@ class GemmaDecoderBlock(keras.layers.Layer):
     def __init__(self, config: GemmaConfig, layer: int, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.config, self.layer = config, layer
+        width, branch = config.hidden_dim, config.intermediate_dim
         self.pre_attention_norm = self._norm("pre_attention_norm")
-        self.attention = GemmaAttention(config, layer, dtype=self.dtype_policy, name="attention")
         if config.use_post_attention_norm:
             self.post_attention_norm = self._norm("post_attention_norm")
+        self.attention = GemmaAttention(config, layer, dtype=self.dtype_policy, name="attention")
         self.pre_ffw_norm = self._norm("pre_ffw_norm")
-        width, branch = config.hidden_dim, config.intermediate_dim
+        if config.use_post_ffw_norm:
+            self.post_ffw_norm = self._norm("post_ffw_norm")
         self.gating_ffw = self._dense("btd,df->btf", branch, width, "ffw_gating")
         self.gating_ffw_2 = self._dense("btd,df->btf", branch, width, "ffw_gating_2")
         self.ffw_linear = self._dense("btf,fd->btd", width, branch, "ffw_linear")
-        if config.use_post_ffw_norm:
-            self.post_ffw_norm = self._norm("post_ffw_norm")
         if config.dropout:
             self.attention_dropout = self._dropout("attention_dropout")
             self.feedforward_dropout = self._dropout("feedforward_dropout")

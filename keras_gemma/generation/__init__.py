@@ -1,0 +1,7 @@
+"""The engine that turns a forward pass into text."""
+
+from keras_gemma.generation.engine import Engine, GenerationState, bucket
+from keras_gemma.generation.kv_cache import KVCache, empty_caches
+from keras_gemma.generation.stopping import StopStrings
+
+__all__ = ["Engine", "GenerationState", "KVCache", "StopStrings", "bucket", "empty_caches"]
