@@ -85,7 +85,7 @@ class TensorFlowCompiler(Compiler):
         return tf.function(function, jit_compile=True)
 
     def loop(self, while_true, step, state):
-        return ops.while_loop(while_true, step, (state,))[0]
+        return ops.while_loop(while_true, lambda state: (step(state),), (state,))[0]
 
 
 class TorchCompiler(Compiler):
@@ -111,7 +111,8 @@ class TorchCompiler(Compiler):
             leaves, _ = pytree.tree_flatten(arguments)
             shapes = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
             if shapes not in graphs:
-                graphs[shapes] = make_fx(function)(*arguments)
+                # A plain function: the tracer counts a method's self among its arguments.
+                graphs[shapes] = make_fx(lambda *arguments: function(*arguments))(*arguments)
             return graphs[shapes](*arguments)
 
         return call

@@ -68,7 +68,7 @@ class Engine:
             stops,
             np.array(0, "int32"),
         )
-        return self._prefill(_arranged(state, arrange), arrange(prompt_ids))
+        return self._prefill(_arranged(state, arrange), arrange(ops.convert_to_tensor(prompt_ids)))
 
     def advance(self, state: GenerationState, steps: int) -> GenerationState:
         """Up to `steps` more tokens for each row that is running."""
@@ -114,8 +114,13 @@ class Engine:
 
 
 def _arranged(state, arrange):
-    caches = tuple(type(cache)(*map(arrange, cache)) for cache in state.caches)
-    return GenerationState(*(caches if part is state.caches else arrange(part) for part in state))
+    """The state as tensors, each passed through `arrange`."""
+
+    def place(x):
+        return arrange(ops.convert_to_tensor(x))
+
+    caches = tuple(type(cache)(*map(place, cache)) for cache in state.caches)
+    return GenerationState(*(caches if part is state.caches else place(part) for part in state))
 
 
 def bucket(length: int) -> int:

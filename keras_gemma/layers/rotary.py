@@ -13,7 +13,8 @@ def rotate(x_BTNH, index_BT, base: float = 10_000.0, scaling: float = 1.0):
     Angles are float32 whatever the activations are: in bfloat16, positions from 256 up collide.
     """
     half = x_BTNH.shape[-1] // 2
-    speeds_H = (base ** -(np.arange(half) / half) / scaling).astype("float32")
+    speeds_H = base ** -(np.arange(half) / half) / scaling
+    speeds_H = ops.convert_to_tensor(speeds_H, "float32")
     angles_BTNH = ops.cast(index_BT, "float32")[:, :, None, None] * speeds_H
     cos, sin = ops.cos(angles_BTNH), ops.sin(angles_BTNH)
     x = ops.cast(x_BTNH, "float32")

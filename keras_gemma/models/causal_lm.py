@@ -8,7 +8,7 @@ import keras
 
 from keras_gemma import samplers
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
-from keras_gemma.models.fit_data import to_batches
+from keras_gemma.models.fit_data import is_tf_dataset, to_batches
 from keras_gemma.models.preset_model import PresetModel
 from keras_gemma.models.text_generation import TextGeneration
 from keras_gemma.models.token_loss import TokenMetrics, token_sums
@@ -35,6 +35,7 @@ class GemmaCausalLM(TextGeneration, PresetModel):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self._token_metrics = TokenMetrics()
+        self._generation_engine = None
         self._wants_hidden_states = False
         self.compile()
 
@@ -91,6 +92,7 @@ class GemmaCausalLM(TextGeneration, PresetModel):
         # Logits are made only where somebody asked for them.
         self._trains_on_hidden_states = self._reports_tokens and not kwargs.get("metrics")
         self.sampler = samplers.get(sampler)
+        self._generation_engine = None  # it is built for one sampler
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs: Any):
         """Train on texts, `{"prompts", "responses"}`, conversations, or batches of integers.
@@ -183,4 +185,4 @@ def _unchanged(logits):
 
 def _unless_batched(x, batch_size):
     """Keras refuses a batch size beside data that brings its own batches."""
-    return None if isinstance(x, keras.utils.PyDataset) else batch_size
+    return None if isinstance(x, keras.utils.PyDataset) or is_tf_dataset(x) else batch_size

@@ -126,7 +126,8 @@ class TextGeneration:
             state = engine.advance(state, _STRIDE if stop else steps)
             if stop:
                 done = [self._stopped(row, stop) for row in _new_ids(state, prompts)]
-                state = state._replace(running=_numpy(state.running) & ~np.array(done))
+                running = _numpy(state.running) & ~np.array(done)
+                state = state._replace(running=ops.convert_to_tensor(running))
         return _new_ids(state, prompts)
 
     def _stopped(self, ids, stop):

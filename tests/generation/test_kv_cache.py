@@ -1,0 +1,91 @@
+"""A cache changes how much is computed, never what comes out."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import SIZES, WINDOWED, close, loud
+from keras import ops
+
+from keras_gemma import GemmaBackbone
+from keras_gemma.generation import empty_caches
+from keras_gemma.layers import Positions
+
+LENGTHS = [3, 11]  # one row shorter than the window of 4, one longer
+BUCKET = 16
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return loud(GemmaBackbone(**SIZES, **WINDOWED, use_post_attention_norm=True)).stack
+
+
+def whole(stack, ids):
+    """Hidden states of one text, all at once."""
+    row = Positions(np.arange(len(ids))[None], np.ones((1, len(ids)), "int32"))
+    return ops.convert_to_numpy(stack.hidden_states(np.array([ids]), row)[0])[0]
+
+
+def texts(extra):
+    random = np.random.default_rng(1)
+    return [random.integers(1, 96, length + extra).tolist() for length in LENGTHS]
+
+
+def chunked(stack, prompts, caches, size, left=False):
+    """Read ragged prompts in chunks of `size`; returns each row's hidden states and the caches."""
+    ids = np.zeros((len(prompts), BUCKET), "int32")
+    index, segment = np.zeros_like(ids), np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        place = slice(BUCKET - len(prompt), None) if left else slice(len(prompt))
+        ids[row, place], segment[row, place] = prompt, 1
+        index[row, place] = range(len(prompt))
+    states = []
+    for start in range(0, BUCKET, size):
+        part = slice(start, start + size)
+        hidden, caches = stack.hidden_states(
+            ids[:, part], Positions(index[:, part], segment[:, part]), caches
+        )
+        states.append(ops.convert_to_numpy(hidden))
+    states = np.concatenate(states, axis=1)
+    return [row[real > 0] for row, real in zip(states, segment)], caches
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right-padded", "left-padded"])
+@pytest.mark.parametrize("size", [1, 3, 4, 5, BUCKET])
+def test_chunks_then_single_tokens_equal_the_whole_text(stack, size, left):
+    extra = 6
+    both = texts(extra)
+    caches = empty_caches(stack.config, 2, BUCKET + extra, "float32")
+    states, caches = chunked(
+        stack, [text[:-extra] for text in both], caches, size, left
+    )
+    for step in range(extra):
+        places = [length + step for length in LENGTHS]
+        newest = np.array([[text[place]] for text, place in zip(both, places)])
+        position = Positions(np.array(places)[:, None], np.ones((2, 1), "int32"))
+        hidden, caches = stack.hidden_states(newest, position, caches)
+        states = [
+            np.concatenate([row, ops.convert_to_numpy(new)]) for row, new in zip(states, hidden)
+        ]
+    for row, text in zip(states, both):
+        close(row, whole(stack, text))
+
+
+def test_a_ring_remembers_what_a_full_cache_shows(stack):
+    prompts = texts(0)
+    ring = empty_caches(stack.config, 2, 40, "float32")
+    assert [cache.keys.shape[1] for cache in ring] == [4, 40, 4]
+    unwindowed = dataclasses.replace(stack.config, use_sliding_window_attention=False)
+    full = empty_caches(unwindowed, 2, 40, "float32")
+    from_ring, _ = chunked(stack, prompts, ring, 5)
+    from_full, _ = chunked(stack, prompts, full, 5)
+    for a, b in zip(from_ring, from_full):
+        close(a, b)
+
+
+def test_padding_takes_no_slot(stack):
+    caches = empty_caches(stack.config, 2, 32, "float32")
+    _, caches = chunked(stack, texts(0), caches, 3)
+    for cache in caches:
+        assert ops.convert_to_numpy(cache.stored).tolist() == LENGTHS
+        assert set(np.unique(ops.convert_to_numpy(cache.segment))) <= {-1, 1}
