@@ -32,12 +32,12 @@ class GemmaAttention(keras.layers.Layer):
         self.query_dense = self._dense("btd,ndh->btnh", (heads, head), width, "query")
         self.key_dense = self._dense("bsd,kdh->bskh", (groups, head), width, "key")
         self.value_dense = self._dense("bsd,kdh->bskh", (groups, head), width, "value")
-        self.output_dense = self._dense(
-            "btnh,nhd->btd", (width,), heads * head, "attention_output"
-        )
         if rules.normalize_query_key:
             self.query_norm = self._norm(config, "query_norm")
             self.key_norm = self._norm(config, "key_norm")
+        self.output_dense = self._dense(
+            "btnh,nhd->btd", (width,), heads * head, "attention_output"
+        )
         self.dropout_layer = None
         if config.dropout:
             self.dropout_layer = keras.layers.Dropout(config.dropout, dtype=self.dtype_policy)

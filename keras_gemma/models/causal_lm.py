@@ -10,13 +10,14 @@ from keras_gemma import samplers
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.fit_data import is_tf_dataset, to_batches
 from keras_gemma.models.preset_model import PresetModel
+from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
 from keras_gemma.models.token_loss import TokenMetrics, token_sums
 from keras_gemma.optimizers import AdamW
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class GemmaCausalLM(TextGeneration, PresetModel):
+class GemmaCausalLM(TextGeneration, Scoring, PresetModel):
     """Gemma as a language model: logits for the next token, text generation and training.
 
     Args:
@@ -34,7 +35,7 @@ class GemmaCausalLM(TextGeneration, PresetModel):
         self.dtype_policy = backbone.dtype_policy
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self._token_metrics = TokenMetrics()
+        self.token_metrics = TokenMetrics()
         self._generation_engine = None
         self._wants_hidden_states = False
         self.compile()
@@ -132,7 +133,7 @@ class GemmaCausalLM(TextGeneration, PresetModel):
 
     @property
     def metrics(self):
-        return super().metrics + (self._token_metrics.all if self._reports_tokens else [])
+        return super().metrics + (self.token_metrics.all if self._reports_tokens else [])
 
     def call(self, inputs, training=None, mask=None):
         if self._wants_hidden_states:
@@ -162,7 +163,7 @@ class GemmaCausalLM(TextGeneration, PresetModel):
         head = self._logits_of if self._wants_hidden_states else _unchanged
         sums = token_sums(head, y_pred, y, sample_weight)
         if self._reports_tokens:
-            self._token_metrics.update(sums)
+            self.token_metrics.update(sums)
         loss = sums.mean_loss
         for extra in self.losses:  # regularizers a user has added
             loss += keras.ops.cast(extra, loss.dtype)
@@ -174,9 +175,12 @@ class GemmaCausalLM(TextGeneration, PresetModel):
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
 class Gemma3CausalLM(GemmaCausalLM):
-    """Gemma 3 (text) as a language model; everything else is `GemmaCausalLM`'s."""
+    """Gemma 3 (text) as a language model; all but the order of arguments is `GemmaCausalLM`'s."""
 
     backbone_class = Gemma3Backbone
+
+    def __init__(self, preprocessor: Any, backbone: Any, **kwargs: Any):
+        super().__init__(backbone, preprocessor, **kwargs)
 
 
 def _unchanged(logits):

@@ -150,6 +150,9 @@ class TextGeneration:
 
     def _engine(self):
         """The engine of this model and its sampler; built when first asked for."""
+        # While `fit` runs, Keras on JAX holds the weights apart; a callback may well be asking.
+        if hasattr(self, "jax_state_sync"):
+            self.jax_state_sync()
         if self._generation_engine is None:
             self._generation_engine = Engine(
                 self.backbone.stack,
