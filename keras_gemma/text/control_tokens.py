@@ -62,6 +62,19 @@ def control_names(proto: bytes) -> dict[str, int]:
     }
 
 
+def rewrites_letters(proto: bytes) -> bool:
+    """Whether the model's normalizer changes letters; Gemma's, the identity, changes none."""
+    position = 0
+    while position < len(proto):
+        field, value, position = _field(proto, position)
+        inner = 0
+        while field == 3 and inner < len(value):
+            option, content, inner = _field(value, inner)
+            if option == 2 and content:  # the compiled table of what becomes what
+                return True
+    return False
+
+
 def _is_name(piece: str) -> bool:
     return len(piece) > 2 and piece[0] + piece[-1] in ("<>", "[]")
 

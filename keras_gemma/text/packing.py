@@ -47,18 +47,41 @@ def pack(
     """
     if row_length < 1:
         raise ValueError(f"row_length={row_length} must be at least 1.")
-    if weights is None:
-        weights = [np.ones(len(document), np.float32) for document in documents]
-    lengths = [len(document) for document in documents], [len(row) for row in weights]
-    if lengths[0] != lengths[1]:
-        raise ValueError("`weights` must hold one number for each token of each document.")
     pieces = [
         (document[at : at + row_length], row[at : at + row_length])
-        for document, row in zip(documents, weights)
+        for document, row in zip(documents, _weights_of(documents, weights))
         for at in range(0, len(document), row_length)
     ]
     places = _places([len(piece) for piece, _ in pieces], row_length)
-    shape = max((row for row, _, _ in places), default=-1) + 1, row_length
+    count = max((row for row, _, _ in places), default=-1) + 1
+    return _lay(pieces, places, (count, row_length), pad_id)
+
+
+def one_per_row(
+    documents: Sequence[Sequence[int]],
+    row_length: int,
+    weights: Sequence[Sequence[float]] | None = None,
+    pad_id: int = 0,
+) -> Packed:
+    """As `pack`, with a row for each document; none may be longer than a row.
+
+    >>> one_per_row([[5, 6], [7]], row_length=3).token_ids.tolist()
+    [[5, 6, 0], [7, 0, 0]]
+    """
+    pieces = list(zip(documents, _weights_of(documents, weights)))
+    places = [(row, 0, 1) for row in range(len(pieces))]
+    return _lay(pieces, places, (len(pieces), row_length), pad_id)
+
+
+def _weights_of(documents, weights):
+    if weights is None:
+        return [np.ones(len(document), np.float32) for document in documents]
+    if [len(document) for document in documents] != [len(row) for row in weights]:
+        raise ValueError("`weights` must hold one number for each token of each document.")
+    return weights
+
+
+def _lay(pieces, places, shape, pad_id):
     packed = Packed(
         np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     )

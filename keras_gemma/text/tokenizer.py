@@ -1,10 +1,7 @@
 """GemmaTokenizer: text to integers and back, by a SentencePiece model."""
 
-import base64
-import binascii
 import contextlib
 import itertools
-import json
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +12,17 @@ import numpy as np
 import sentencepiece
 
 from keras_gemma.text.control_tokens import WHITESPACE_MARK, TextParts, control_names
+from keras_gemma.text.tokenizer_files import TokenizerFiles
 from keras_gemma.text.tokenizer_inputs import (
     at_position,
     collect_texts,
     dtype_name,
+    is_in_graph,
     is_tf_tensor,
     proto_bytes,
     rebuild,
     surrogate_message,
 )
-
-VOCABULARY_FILE = "vocabulary.spm"
-CONFIG_FILE = "tokenizer.json"
 
 # Attributes of the tokenizer: each name here is a text, the same name with `_id` its integer.
 REQUIRED_TOKENS = {"start_token": "<bos>", "end_token": "<eos>", "pad_token": "<pad>"}
@@ -41,7 +37,7 @@ OPTIONAL_TOKENS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class GemmaTokenizer:
+class GemmaTokenizer(TokenizerFiles):
     """Gemma's tokenizer: SentencePiece, with control tokens found by name.
 
     A text becomes a 1-D integer array, a list of texts a list of such arrays, or one array of
@@ -67,8 +63,6 @@ class GemmaTokenizer:
     Raises:
         ValueError: if `proto` is no SentencePiece model, or one without `<bos>`, `<eos>`, `<pad>`.
     """
-
-    preset_class = ("keras_hub.src.models.gemma.gemma_tokenizer", "GemmaTokenizer")
 
     start_token_id: int
     end_token_id: int
@@ -130,11 +124,14 @@ class GemmaTokenizer:
         self.unk_token_id: int = processor.unk_id()
         self.control_tokens: dict[str, int] = names
         self._control_ids = frozenset(names.values())
-        mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in WHITESPACE_MARK.encode()]
-        self._mark_ids = mark if all(processor.is_byte(i) for i in mark) else []
+        bytes_ = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        self.byte_values = {i: byte for byte, i in enumerate(bytes_) if processor.is_byte(i)}
+        self.mark_ids = [bytes_[byte] for byte in WHITESPACE_MARK.encode()]
+        if not self.byte_values:
+            self.mark_ids = []
         # Pieces of type CONTROL (`<bos>`) are never read out of a text, so they need no cut.
-        readable = [name for name, index in names.items() if not processor.is_control(index)]
-        self._parts = TextParts(readable, whitespace_mark=bool(self._mark_ids))
+        readable = [name for name, i in names.items() if not processor.is_control(i)]
+        self.parts = TextParts(readable, whitespace_mark=bool(self.mark_ids))
         self._graph = None
 
     # --- text to integers ---
@@ -157,10 +154,10 @@ class GemmaTokenizer:
             ValueError: if a text is not Unicode (a lone surrogate, bytes that are not UTF-8).
         """
         if is_tf_tensor(inputs):
-            return self._in_graph().tokenize(inputs, control_tokens)
+            return self.graph.tokenize(inputs, control_tokens)
         texts: list[str] = []
         shape = collect_texts(inputs, texts, ())
-        rows = self._encode(texts, control_tokens)
+        rows = self.encode_batch(texts, control_tokens)
         if self.add_bos or self.add_eos:
             first, last = [self.start_token_id] * self.add_bos, [self.end_token_id] * self.add_eos
             rows = [first + row + last for row in rows]
@@ -182,14 +179,14 @@ class GemmaTokenizer:
 
         Control tokens are off here: this is what turns, conversations and data files go through.
         """
-        return self._encode([text], control_tokens)[0]
+        return self.encode_batch([text], control_tokens)[0]
 
-    def _encode(self, texts, control_tokens):
-        """Lists of ids of a list of texts."""
+    def encode_batch(self, texts: list[str], control_tokens: bool = False) -> list[list[int]]:
+        """`encode` for many texts at once, which SentencePiece shares among its threads."""
         self._check_vocabulary()
         if control_tokens:
             return self._encode_raw(texts)
-        cut = [self._parts.cut(text) for text in texts]
+        cut = [self.parts.cut(text) for text in texts]
         parts = list(itertools.chain.from_iterable(cut))
         ids = iter(self._encode_raw([p if p != WHITESPACE_MARK else "" for p in parts]))
         rows = []
@@ -207,7 +204,7 @@ class GemmaTokenizer:
     def _ids_of_mark(self, part):
         if part != WHITESPACE_MARK:
             return []
-        return self._mark_ids or self._encode_raw([part])[0]
+        return self.mark_ids or self._encode_raw([part])[0]
 
     def _encode_raw(self, texts):
         try:
@@ -236,8 +233,8 @@ class GemmaTokenizer:
         """
         self._check_vocabulary()
         if is_tf_tensor(inputs):
-            if not hasattr(inputs, "numpy"):
-                return self._in_graph().detokenize(inputs)
+            if is_in_graph():
+                return self.graph.detokenize(inputs)
             inputs = inputs.numpy()
         elif keras.ops.is_tensor(inputs):
             inputs = keras.ops.convert_to_numpy(inputs)
@@ -301,76 +298,6 @@ class GemmaTokenizer:
         self._check_vocabulary()
         return [getattr(self, f"{attribute}_id") for attribute in REQUIRED_TOKENS]
 
-    # --- configuration and files ---
-
-    def get_config(self) -> dict[str, Any]:
-        """All that makes this tokenizer again, the vocabulary in base64 included."""
-        return {
-            **self._preset_options(),
-            "proto": base64.b64encode(self.proto).decode() if self.proto else None,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "GemmaTokenizer":
-        """The tokenizer of such a configuration; no path in it is followed."""
-        config = dict(config)
-        if isinstance(proto := config.get("proto"), str):
-            try:
-                config["proto"] = base64.b64decode(proto, validate=True)
-            except binascii.Error:
-                raise ValueError(
-                    f"`proto` of a configuration is a model in base64, not {proto[:80]!r}. "
-                    "Files are opened by GemmaTokenizer(proto=path) only."
-                ) from None
-        return cls(**config)
-
-    def preset_config(self) -> dict[str, Any]:
-        """`tokenizer.json` of a preset as KerasHub reads it; the vocabulary lies beside it."""
-        module, class_name = self.preset_class
-        return {
-            "module": module,
-            "class_name": class_name,
-            "config": {**self._preset_options(), "config_file": CONFIG_FILE, "proto": None},
-            "registered_name": f"keras_hub>{class_name}",
-        }
-
-    def _preset_options(self):
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "sequence_length": self.sequence_length,
-            "add_bos": self.add_bos,
-            "add_eos": self.add_eos,
-        }
-
-    @classmethod
-    def from_preset(cls, preset: str | Path, **kwargs: Any) -> "GemmaTokenizer":
-        """The tokenizer of a preset, given by name or as a folder."""
-        from keras_gemma.presets import bundle, registry
-
-        folder = registry.folder(str(preset))
-        config = bundle.read_json(folder, CONFIG_FILE)["config"]
-        tokenizer = cls(**{**config, "proto": None, **kwargs})
-        tokenizer.load_assets(folder / "assets" / "tokenizer")
-        return tokenizer
-
-    def save_to_preset(self, preset_dir: str | Path) -> None:
-        """Write `tokenizer.json` and the vocabulary into a preset folder."""
-        assets = Path(preset_dir) / "assets" / "tokenizer"
-        assets.mkdir(parents=True, exist_ok=True)
-        self.save_assets(assets)
-        text = json.dumps(self.preset_config(), indent=4)
-        (Path(preset_dir) / CONFIG_FILE).write_text(text, encoding="utf-8")
-
-    def save_assets(self, dir_path: str | Path) -> None:
-        """Write the vocabulary as `vocabulary.spm` into a folder."""
-        self._check_vocabulary()
-        (Path(dir_path) / VOCABULARY_FILE).write_bytes(self.proto or b"")
-
-    def load_assets(self, dir_path: str | Path) -> None:
-        """Read the vocabulary from `vocabulary.spm` in a folder."""
-        self.set_proto(Path(dir_path) / VOCABULARY_FILE)
-
     def __repr__(self):
         size = self._vocabulary_size if self.proto else None
         return f"<{type(self).__name__} name={self.name}, vocabulary_size={size}>"
@@ -387,7 +314,9 @@ class GemmaTokenizer:
     def _pieces(self, ids):
         return self._processor.id_to_piece([int(index) for index in ids])
 
-    def _in_graph(self):
+    @property
+    def graph(self) -> Any:
+        """The same tokenizer for TensorFlow graphs; asking for it imports TensorFlow."""
         self._check_vocabulary()
         if self._graph is None:
             from keras_gemma.text.graph_tokenizer import GraphTokenizer

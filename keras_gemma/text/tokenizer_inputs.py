@@ -37,6 +37,11 @@ def is_tf_tensor(value):
     return bool(kinds) and isinstance(value, kinds)
 
 
+def is_in_graph():
+    """Whether a TensorFlow graph is being traced: its tensors have no values yet."""
+    return not sys.modules["tensorflow"].executing_eagerly()
+
+
 def collect_texts(inputs, texts, where):
     """Put all texts of nested lists into one list; the nesting comes back, leaves as `None`."""
     if isinstance(inputs, (np.ndarray, np.generic)):
@@ -53,6 +58,16 @@ def collect_texts(inputs, texts, where):
     raise TypeError(
         f"A text or a list of texts was awaited{at_position(where)}, not {type(inputs).__name__}."
     )
+
+
+def flat_texts(inputs):
+    """`(texts, batched)` of one text or of a flat list of texts."""
+    texts = []
+    shape = collect_texts(inputs, texts, ())
+    for i, part in enumerate(shape or ()):
+        if part is not None:
+            raise TypeError(f"A text was awaited{at_position((i,))}, not a list of them.")
+    return texts, shape is not None
 
 
 def rebuild(shape, rows):

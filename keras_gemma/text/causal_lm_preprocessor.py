@@ -1,0 +1,268 @@
+"""GemmaCausalLMPreprocessor: texts to `(x, y, sample_weight)` for `fit`, to ids for `generate`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_gemma.text.packing import Packed, one_per_row, pack
+from keras_gemma.text.tokenizer import Gemma3Tokenizer, GemmaTokenizer
+from keras_gemma.text.tokenizer_inputs import flat_texts, is_tf_tensor
+from keras_gemma.text.training_rows import documents_of, next_token_batch, split_long
+
+CONFIG_FILE = "preprocessor.json"
+# Arguments of KerasHub's class that mean nothing here, as its files hold them.
+IGNORED = {"trainable", "dtype", "config_file", "image_converter"} | {
+    "max_images_per_prompt",
+    "num_vision_tokens_per_image",
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class GemmaCausalLMPreprocessor:
+    """Prepares text for `GemmaCausalLM`: integers for `fit`, integers for `generate`, and back.
+
+    What it takes for training, and which tokens the loss is taken over:
+
+    - texts (`str`, a list, an array): `<bos> text <eos>`; every token but `<bos>`.
+    - `{"prompts": [...], "responses": [...]}`: `<bos> prompt response <eos>`, with nothing
+      between; the response and `<eos>`. One that is too long loses the end of its prompt, its
+      response or both, whichever is longer than half of the row.
+    - conversations (`{"messages": [...]}`, a list of such, a list of lists of messages): the turns
+      of `encode_turns`; what the model said, with its `<end_of_turn>`s. No `<eos>` is added.
+    - TensorFlow tensors of texts, or of prompts and responses, as in `tf.data.Dataset.map`.
+
+    Text to train on is data: control tokens written in it do not act, unless `control_tokens` is
+    set. A prompt for `generate` is written by its author, and there they do.
+
+        preprocessor = GemmaCausalLMPreprocessor.from_preset("gemma_tiny_en", sequence_length=128)
+        x, y, sample_weight = preprocessor(["Once upon a time", "there was a fox."])
+
+    Args:
+        tokenizer: a `GemmaTokenizer`.
+        sequence_length: tokens in a row; may be set later, too.
+        add_start_token: whether a row begins with `<bos>`.
+        add_end_token: whether a text ends with `<eos>`.
+        pack: whether to lay the documents of a call end to end in rows, so that there are fewer of
+            them. `padding_mask` then holds segment numbers. A document longer than a row is split
+            instead of cut off; each part begins with `<bos>` and the last token of the part before.
+        control_tokens: whether control tokens in texts, prompts and responses to train on act. In
+            messages they never do.
+    """
+
+    preset_class = (
+        "keras_hub.src.models.gemma.gemma_causal_lm_preprocessor",
+        "GemmaCausalLMPreprocessor",
+    )
+    tokenizer_class = GemmaTokenizer
+
+    def __init__(
+        self,
+        tokenizer: GemmaTokenizer,
+        sequence_length: int = 1024,
+        add_start_token: bool = True,
+        add_end_token: bool = True,
+        pack: bool = False,
+        control_tokens: bool = False,
+        *,
+        name: str = "gemma_causal_lm_preprocessor",
+        **kwargs: Any,
+    ):
+        if unknown := set(kwargs) - IGNORED:
+            raise TypeError(f"{type(self).__name__} takes no argument {sorted(unknown)}.")
+        self.name = name
+        self.tokenizer = tokenizer
+        self.sequence_length = sequence_length
+        self.add_start_token, self.add_end_token = add_start_token, add_end_token
+        self.pack, self.control_tokens = pack, control_tokens
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens in a row of training, and the longest prompt."""
+        return self._sequence_length
+
+    @sequence_length.setter
+    def sequence_length(self, value: int):
+        self._sequence_length = _checked_length(value)
+
+    @property
+    def first(self) -> list[int]:
+        """What a row begins with."""
+        return [self.tokenizer.start_token_id] * self.add_start_token
+
+    @property
+    def last(self) -> list[int]:
+        """What a text to train on ends with."""
+        return [self.tokenizer.end_token_id] * self.add_end_token
+
+    # --- training ---
+
+    def __call__(
+        self, x: Any, y: Any = None, sample_weight: Any = None, sequence_length: int | None = None
+    ) -> tuple[dict[str, Any], Any, Any]:
+        """Rows of T = `sequence_length` tokens, and the token that follows each.
+
+        Args:
+            x: texts, pairs or conversations, as above.
+            y: `None`: labels are made here.
+            sample_weight: `None`, likewise.
+            sequence_length: T for this call.
+
+        Returns:
+            `({"token_ids", "padding_mask"}, y, sample_weight)`: integers of shape `(B, T)`, and
+            floats that are 1 where `y` counts for the loss. `(T,)` for one text that is not
+            packed.
+        """
+        if y is not None or sample_weight is not None:
+            raise ValueError(
+                f"{type(self).__name__} makes labels and weights itself: `y` and `sample_weight` "
+                "must be None. Give pairs as {'prompts': ..., 'responses': ...}."
+            )
+        length = _checked_length(sequence_length or self.sequence_length)
+        if is_tf_tensor(x) or (isinstance(x, Mapping) and any(map(is_tf_tensor, x.values()))):
+            from keras_gemma.text.graph_rows import training_rows
+
+            return training_rows(self, x, length)
+        # A row has one token more than the model sees: the last one is only a label.
+        documents, weights, batched = documents_of(self, x, None if self.pack else length + 1)
+        batch = next_token_batch(*self.rows_of(documents, weights, length + 1))
+        return batch if batched or self.pack else _only_row(batch)
+
+    def rows_of(self, documents: list, weights: list, row_length: int) -> Packed:
+        """Documents of ids in rows: packed, or each in a row of its own."""
+        pad_id = self.tokenizer.pad_token_id
+        if not self.pack:
+            return one_per_row(documents, row_length, weights, pad_id)
+        documents, weights = split_long(documents, weights, row_length, self.first)
+        return pack(documents, row_length, weights, pad_id)
+
+    # --- generation ---
+
+    def generate_preprocess(self, x: Any, sequence_length: int | None = None) -> dict[str, Any]:
+        """Ids of prompts, padded on the right; control tokens in them act, and no `<eos>` is added.
+
+        Args:
+            x: a prompt, or a list of them.
+            sequence_length: L, the length to pad to.
+
+        Returns:
+            `{"token_ids", "padding_mask"}`, integers of shape `(B, L)`, or `(L,)` for one prompt.
+
+        Raises:
+            ValueError: if a prompt has more than L tokens.
+        """
+        length = _checked_length(sequence_length or self.sequence_length)
+        if isinstance(x, Mapping):
+            x = x["prompts"]
+        if is_tf_tensor(x):
+            from keras_gemma.text.graph_rows import prompt_rows
+
+            return prompt_rows(self, x, length)
+        texts, batched = flat_texts(x)
+        rows = [self.first + row for row in self.tokenizer.encode_batch(texts, control_tokens=True)]
+        for number, row in enumerate(rows):
+            if len(row) > length:
+                which = f"Prompt {number}" if batched else "The prompt"
+                raise ValueError(
+                    f"{which} has {len(row)} tokens and does not fit the limit of {length}. Raise "
+                    "max_length or the preprocessor's sequence_length, or shorten the prompt."
+                )
+        ids, mask, _ = one_per_row(rows, length, None, self.tokenizer.pad_token_id)
+        batch = {"token_ids": ids, "padding_mask": mask}
+        return batch if batched else {key: value[0] for key, value in batch.items()}
+
+    def generate_postprocess(self, x: Mapping[str, Any]) -> Any:
+        """Text of `{"token_ids", "padding_mask"}`, without padding, `<bos>`, `<eos>` and `<pad>`."""
+        ids, mask = (_to_numpy(x[key]) for key in ("token_ids", "padding_mask"))
+        keep = mask.astype(bool) & ~np.isin(ids, self.tokenizer.special_token_ids)
+        if ids.ndim == 1:
+            return self.tokenizer.detokenize(ids[keep])
+        return [self.tokenizer.detokenize(row[kept]) for row, kept in zip(ids, keep)]
+
+    # --- configuration and files ---
+
+    def get_config(self) -> dict[str, Any]:
+        """All that makes this preprocessor again, its tokenizer included."""
+        return {
+            **self._preset_options(),
+            "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
+            "pack": self.pack,
+            "control_tokens": self.control_tokens,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "GemmaCausalLMPreprocessor":
+        """The preprocessor of such a configuration."""
+        tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
+        return cls(**{**config, "tokenizer": tokenizer})
+
+    def preset_config(self) -> dict[str, Any]:
+        """`preprocessor.json` of a preset as KerasHub reads it.
+
+        What KerasHub has no argument for stands under a key of its own, which it passes over.
+        """
+        module, class_name = self.preset_class
+        config = {**self._preset_options(), "config_file": CONFIG_FILE}
+        return {
+            "module": module,
+            "class_name": class_name,
+            "config": {**config, "tokenizer": self.tokenizer.preset_config()},
+            "registered_name": f"keras_hub>{class_name}",
+            "keras_gemma": {"pack": self.pack, "control_tokens": self.control_tokens},
+        }
+
+    def _preset_options(self):
+        return {
+            "name": self.name,
+            "sequence_length": self.sequence_length,
+            "add_start_token": self.add_start_token,
+            "add_end_token": self.add_end_token,
+        }
+
+    @classmethod
+    def from_preset(cls, preset: str | Path, **kwargs: Any) -> "GemmaCausalLMPreprocessor":
+        """The preprocessor of a preset, given by name or as a folder."""
+        from keras_gemma.presets import bundle, registry
+
+        folder = registry.folder(str(preset))
+        config: dict[str, Any] = {}
+        if (folder / CONFIG_FILE).exists():  # else the defaults, as KerasHub does
+            saved = bundle.read_json(folder, CONFIG_FILE)
+            config = {**saved["config"], **saved.get("keras_gemma", {})}
+        tokenizer = kwargs.pop("tokenizer", None) or cls.tokenizer_class.from_preset(preset)
+        return cls(**{**config, **kwargs, "tokenizer": tokenizer})
+
+    def save_to_preset(self, preset_dir: str | Path) -> None:
+        """Write `preprocessor.json`, `tokenizer.json` and the vocabulary into a preset folder."""
+        self.tokenizer.save_to_preset(preset_dir)
+        text = json.dumps(self.preset_config(), indent=4)
+        (Path(preset_dir) / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class Gemma3CausalLMPreprocessor(GemmaCausalLMPreprocessor):
+    """`GemmaCausalLMPreprocessor` under the name that KerasHub gives it for Gemma 3 (text)."""
+
+    preset_class = (
+        "keras_hub.src.models.gemma3.gemma3_causal_lm_preprocessor",
+        "Gemma3CausalLMPreprocessor",
+    )
+    tokenizer_class = Gemma3Tokenizer
+
+
+def _checked_length(length):
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ValueError(f"sequence_length={length!r} must be a whole number of at least 1.")
+    return length
+
+
+def _only_row(batch):
+    x, y, sample_weight = batch
+    return {key: value[0] for key, value in x.items()}, y[0], sample_weight[0]
+
+
+def _to_numpy(value):
+    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)

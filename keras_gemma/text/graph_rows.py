@@ -1,0 +1,103 @@
+"""Rows of training and of prompts inside a TensorFlow graph, for `tf.data`.
+
+The same as `GemmaCausalLMPreprocessor` makes in Python; imported when TensorFlow tensors come.
+B rows, T tokens in a row.
+"""
+
+# TensorFlow's stubs know neither ragged tensors nor what broadcasts.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportMissingImports=false
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_gemma.text.graph_tokenizer import as_vector, with_ends
+from keras_gemma.text.training_rows import PAIR
+
+
+def training_rows(preprocessor: Any, x: Any, length: int) -> tuple[dict[str, Any], Any, Any]:
+    """`(x, y, sample_weight)` of tensors of texts, or of `{"prompts", "responses"}` of them."""
+    if isinstance(x, Mapping) and not set(x) >= PAIR:
+        raise TypeError(
+            f"Got a dictionary of {sorted(x)}; from tf.data, texts or 'prompts' with 'responses' "
+            "were awaited. Give conversations as Python lists."
+        )
+    limit = None if preprocessor.pack else length + 1
+    one = x["prompts"] if isinstance(x, Mapping) else x
+    ids, weights = (_pairs if isinstance(x, Mapping) else _texts)(preprocessor, x, limit)
+    if preprocessor.pack:
+        rows = _packed(preprocessor, ids, weights, length + 1)
+    else:
+        shape, pad = [None, length + 1], preprocessor.tokenizer.pad_token_id
+        segments = tf.sequence_mask(ids.row_lengths(), length + 1, tf.int32)
+        rows = ids.to_tensor(pad, shape=shape), segments, weights.to_tensor(shape=shape)
+    token_ids, segments, weights = rows
+    same = tf.cast(tf.equal(segments[:, 1:], segments[:, :-1]), tf.float32)
+    batch = {"token_ids": token_ids[:, :-1], "padding_mask": segments[:, :-1]}
+    batch = batch, token_ids[:, 1:], weights[:, 1:] * same
+    if one.shape.rank or preprocessor.pack:
+        return batch
+    return tf.nest.map_structure(lambda row: row[0], batch)
+
+
+def prompt_rows(preprocessor: Any, x: tf.Tensor, length: int) -> dict[str, tf.Tensor]:
+    """`{"token_ids", "padding_mask"}` of prompts; an error where one is longer than `length`."""
+    ids = preprocessor.tokenizer.graph.ids(as_vector(x), control_tokens=True)
+    ids = with_ends(ids, preprocessor.first, [])
+    longest = tf.reduce_max(ids.row_lengths())
+    message = f"A prompt does not fit the limit of {length} tokens."
+    with tf.control_dependencies([tf.debugging.assert_less_equal(longest, length, message)]):
+        mask = tf.sequence_mask(ids.row_lengths(), length, tf.int32)
+    rows = ids.to_tensor(preprocessor.tokenizer.pad_token_id, shape=[None, length])
+    batch = {"token_ids": rows, "padding_mask": mask}
+    return batch if x.shape.rank else {key: value[0] for key, value in batch.items()}
+
+
+def _texts(preprocessor, texts, limit):
+    first, last = preprocessor.first, preprocessor.last
+    graph = preprocessor.tokenizer.graph
+    ids = graph.ids(as_vector(texts), preprocessor.control_tokens)
+    if limit:
+        ids = ids[:, : max(limit - len(first) - len(last), 0)]
+    ids = with_ends(ids, first, last)
+    return ids, tf.ones_like(ids, tf.float32)
+
+
+def _pairs(preprocessor, x, limit):
+    first, last = preprocessor.first, preprocessor.last
+    graph = preprocessor.tokenizer.graph
+    prompts, responses = (
+        graph.ids(as_vector(x[key]), preprocessor.control_tokens)
+        for key in ("prompts", "responses")
+    )
+    if limit:
+        room = tf.constant(max(limit - len(first) - len(last), 0), tf.int64)
+        kept = tf.minimum(
+            prompts.row_lengths(), tf.maximum(room - responses.row_lengths(), (room + 1) // 2)
+        )
+        prompts, responses = _cut(prompts, kept), _cut(responses, room - kept)
+    prompts, responses = with_ends(prompts, first, []), with_ends(responses, [], last)
+    parts = tf.zeros_like(prompts, tf.float32), tf.ones_like(responses, tf.float32)
+    return tf.concat([prompts, responses], 1), tf.concat(parts, 1)
+
+
+def _cut(rows, lengths):
+    """A ragged tensor's rows, each cut to a length of its own."""
+    column = tf.ragged.range(rows.row_lengths())
+    return tf.ragged.boolean_mask(rows, column < tf.expand_dims(lengths, 1))
+
+
+def _packed(preprocessor, ids, weights, row_length):
+    def rows_of(ids, weights, lengths):
+        ends = np.cumsum(lengths)[:-1]
+        parts = [[part.tolist() for part in np.split(flat, ends)] for flat in (ids, weights)]
+        return tuple(preprocessor.rows_of(*parts, row_length))
+
+    flat = [ids.flat_values, weights.flat_values, ids.row_lengths()]
+    rows = tf.numpy_function(rows_of, flat, [tf.int32, tf.int32, tf.float32])
+    for row in rows:
+        row.set_shape([None, row_length])
+    return rows
