@@ -74,6 +74,11 @@ class GemmaConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout!r}.")
 
+    @classmethod
+    def of(cls, config: "GemmaConfig | dict") -> "GemmaConfig":
+        """`config` itself, or the one that a saved dict describes."""
+        return config if isinstance(config, cls) else cls(**config)
+
     def attention_rules(self, layer: int) -> AttentionRules:
         """The rules of attention in one layer, counted from 0."""
         period = self.windowed_layers_per_full_layer + 1

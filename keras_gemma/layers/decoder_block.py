@@ -3,6 +3,8 @@
 B batch, T tokens, D model width, F feed-forward width (one branch).
 """
 
+import dataclasses
+
 import keras
 
 from keras_gemma.config import GemmaConfig
@@ -18,7 +20,8 @@ class GemmaDecoderBlock(keras.layers.Layer):
 
     def __init__(self, config: GemmaConfig, layer: int, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        self.config, self.layer = config, layer
+        self.config = config = GemmaConfig.of(config)
+        self.layer = layer
         width, branch = config.hidden_dim, config.intermediate_dim
         self.pre_attention_norm = self._norm("pre_attention_norm")
         if config.use_post_attention_norm:
@@ -74,6 +77,10 @@ class GemmaDecoderBlock(keras.layers.Layer):
 
     def compute_output_spec(self, x_BTD, positions, cache=(), training=False):
         return keras.KerasTensor(x_BTD.shape, self.compute_dtype), cache
+
+    def get_config(self):
+        config = dataclasses.asdict(self.config)
+        return {**super().get_config(), "config": config, "layer": self.layer}
 
 
 class Gemma3DecoderBlock(GemmaDecoderBlock):

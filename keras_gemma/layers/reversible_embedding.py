@@ -3,6 +3,8 @@
 V vocabulary, D model width.
 """
 
+import dataclasses
+
 import keras
 from keras import ops
 
@@ -13,6 +15,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
     """Ids to vectors times `sqrt(D)`; with `reverse=True` hidden states to (capped) logits."""
 
     def __init__(self, config: GemmaConfig, **kwargs):
+        self.config = config = GemmaConfig.of(config)
         super().__init__(
             config.vocabulary_size,
             config.hidden_dim,
@@ -30,3 +33,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
         # The factor is rounded to the activations' dtype first, as the original does: in
         # bfloat16 it is 55.5 for the 7B, not 55.43.
         return outputs * ops.cast(self.output_dim**0.5, outputs.dtype)
+
+    def get_config(self):
+        config = keras.layers.Layer.get_config(self)
+        return {**config, "config": dataclasses.asdict(self.config)}

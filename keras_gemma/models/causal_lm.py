@@ -95,6 +95,18 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetModel):
         self.sampler = samplers.get(sampler)
         self._generation_engine = None  # it is built for one sampler
 
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if self._automatic_loss:
+            config["loss"] = "auto"
+        if self._reports_tokens:
+            config["weighted_metrics"] = "auto"
+        return {**config, "sampler": keras.saving.serialize_keras_object(self.sampler)}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs: Any):
         """Train on texts, `{"prompts", "responses"}`, conversations, or batches of integers.
 

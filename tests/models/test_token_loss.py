@@ -1,0 +1,104 @@
+"""The loss counts the tokens that count, and nothing else."""
+
+import keras
+import numpy as np
+from conftest import SIZES, WINDOWED, close, loud
+from keras import ops
+
+from keras_gemma import GemmaBackbone, GemmaCausalLM
+from keras_gemma.models.token_loss import token_sums
+
+
+def example(rows=3, length=6):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(rows, length, 11)).astype("float32")
+    labels = random.integers(0, 11, (rows, length)).astype("int32")
+    weights = random.integers(0, 2, (rows, length)).astype("float32")
+    return logits, labels, weights
+
+
+def by_hand(logits, labels, weights):
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    nats = -np.log(np.take_along_axis(chances, labels[..., None], -1)[..., 0])
+    return (nats * weights).sum(), ((logits.argmax(-1) == labels) * weights).sum(), weights.sum()
+
+
+def test_sums_by_hand():
+    logits, labels, weights = example()
+    close(np.array(list(map(float, token_sums(lambda x: x, logits, labels, weights)))),
+          np.array(by_hand(logits, labels, weights)), 1e-6)  # fmt: skip
+
+
+def test_weights_may_be_left_out_or_given_per_row():
+    logits, labels, _ = example()
+    rows = np.array([1.0, 0.0, 2.0], "float32")
+    for weights, full in ((None, np.ones((3, 6))), (rows, np.repeat(rows[:, None], 6, 1))):
+        sums = token_sums(lambda x: x, logits, labels, weights)
+        close(float(sums.loss), by_hand(logits, labels, full)[0], 1e-6)
+
+
+def test_nothing_that_counts_is_a_loss_of_zero():
+    logits, labels, _ = example()
+    assert float(token_sums(lambda x: x, logits, labels, np.zeros((3, 6))).mean_loss) == 0
+
+
+def batch(rows=4, length=12):
+    random = np.random.default_rng(1)
+    ids = random.integers(1, 96, (rows, length + 1)).astype("int32")
+    mask = np.ones((rows, length), "int32")
+    mask[0, 5:] = 0
+    inputs = {"token_ids": ids[:, :-1], "padding_mask": mask}
+    return inputs, ids[:, 1:], mask.astype("float32")
+
+
+def model():
+    return GemmaCausalLM(loud(GemmaBackbone(**SIZES, **WINDOWED), scale=0.2))
+
+
+def test_training_on_hidden_states_equals_training_on_logits():
+    """The automatic loss against Keras's own, over the same masked tokens."""
+    x, y, weights = batch()
+    ours, theirs = model(), model()
+    ours.compile(optimizer=keras.optimizers.SGD(0.1))
+    theirs.compile(
+        optimizer=keras.optimizers.SGD(0.1),
+        loss=keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        ),
+    )
+    for _ in range(2):
+        a = ours.train_on_batch(x, y, weights, return_dict=True)
+        b = theirs.train_on_batch(x, y, weights, return_dict=True)
+    close(a["loss"], b["loss"], 1e-5)
+    for mine, other in zip(ours.variables, theirs.variables):
+        close(mine, other, 2e-5)
+
+
+def test_padding_and_how_a_batch_is_cut_do_not_change_the_loss():
+    x, y, weights = batch()
+    m = model()
+    whole = m.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+    padded = [{k: np.pad(v, [(0, 0), (0, 5)]) for k, v in x.items()}]
+    padded += [np.pad(part, [(0, 0), (0, 5)]) for part in (y, weights)]
+    wider = m.evaluate(padded[0], padded[1], sample_weight=padded[2], verbose=0, return_dict=True)
+    cut = m.evaluate(x, y, sample_weight=weights, batch_size=1, verbose=0, return_dict=True)
+    close(wider["loss"], whole["loss"], 1e-5)
+    for name in ("accuracy", "perplexity"):
+        close(wider[name], whole[name], 1e-5)
+        close(cut[name], whole[name], 1e-5)
+
+
+def test_perplexity_and_accuracy_are_those_of_the_logits():
+    x, y, weights = batch()
+    m = model()
+    found = m.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+    loss, correct, count = by_hand(ops.convert_to_numpy(m(x)), y, weights)
+    close(found["perplexity"], np.exp(loss / count), 1e-4)
+    close(found["accuracy"], correct / count, 1e-6)
+
+
+def test_logits_are_made_for_a_metric_of_the_users_own():
+    x, y, weights = batch()
+    m = model()
+    m.compile(weighted_metrics=[keras.metrics.SparseTopKCategoricalAccuracy(96, name="all")])
+    assert m.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)["all"] == 1
