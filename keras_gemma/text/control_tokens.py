@@ -7,6 +7,7 @@ encoded apart, so that the name comes out as ordinary characters.
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # the piece types of SentencePiece's model format
 WHITESPACE_MARK = "▁"  # stands for a space inside a vocabulary
@@ -104,7 +105,7 @@ def special_pieces(proto: bytes) -> Iterator[tuple[int, str, int]]:
             yield index, name.decode("utf-8"), kind
 
 
-def _field(data, position):
+def _field(data: bytes, position: int) -> tuple[int, Any, int]:
     """One field of a protobuf message: its number, its content, where the next one starts."""
     key, position = _varint(data, position)
     if key & 7 == 0:

@@ -125,7 +125,7 @@ def _checked(message, number):
         found = sorted(message) if isinstance(message, Mapping) else type(message).__name__
         raise TypeError(f"Message {number} must have 'role' and 'content', and is {found}.")
     role, content = message["role"], message["content"]
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"Message {number} has the role {role!r}; there are {', '.join(ROLES)}.")
     if not isinstance(content, str):
         raise TypeError(
