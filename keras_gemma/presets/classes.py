@@ -1,0 +1,15 @@
+"""The classes that preset files may name, and the modules that KerasHub records beside them."""
+
+_GEMMA = "keras_hub.src.models.gemma.gemma_"
+_GEMMA3 = "keras_hub.src.models.gemma3.gemma3_"
+
+MODULES = {
+    "GemmaBackbone": f"{_GEMMA}backbone",
+    "GemmaCausalLM": f"{_GEMMA}causal_lm",
+    "GemmaCausalLMPreprocessor": f"{_GEMMA}causal_lm_preprocessor",
+    "GemmaTokenizer": f"{_GEMMA}tokenizer",
+    "Gemma3Backbone": f"{_GEMMA3}backbone",
+    "Gemma3CausalLM": f"{_GEMMA3}causal_lm",
+    "Gemma3CausalLMPreprocessor": f"{_GEMMA3}causal_lm_preprocessor",
+    "Gemma3Tokenizer": f"{_GEMMA3}tokenizer",
+}
