@@ -10,15 +10,15 @@ from keras_gemma.presets.sizes import weight_shapes
 
 pytestmark = pytest.mark.once
 
-CONFIG = dict(
-    vocabulary_size=32,
-    num_layers=2,
-    num_query_heads=2,
-    num_key_value_heads=1,
-    hidden_dim=8,
-    intermediate_dim=24,
-    head_dim=4,
-)
+CONFIG = {
+    "vocabulary_size": 32,
+    "num_layers": 2,
+    "num_query_heads": 2,
+    "num_key_value_heads": 1,
+    "hidden_dim": 8,
+    "intermediate_dim": 24,
+    "head_dim": 4,
+}
 
 
 def save_weights(path, change=lambda name, shape: shape):

@@ -4,15 +4,15 @@ from keras_gemma.presets import registry, sizes
 
 pytestmark = pytest.mark.once
 
-TINY = dict(
-    vocabulary_size=32,
-    num_layers=2,
-    num_query_heads=2,
-    num_key_value_heads=1,
-    hidden_dim=8,
-    intermediate_dim=24,
-    head_dim=4,
-)
+TINY = {
+    "vocabulary_size": 32,
+    "num_layers": 2,
+    "num_query_heads": 2,
+    "num_key_value_heads": 1,
+    "hidden_dim": 8,
+    "intermediate_dim": 24,
+    "head_dim": 4,
+}
 
 
 @pytest.mark.parametrize(
