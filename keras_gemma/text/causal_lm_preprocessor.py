@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_gemma.presets import bundle, registry
 from keras_gemma.text.packing import Packed, one_per_row, pack
 from keras_gemma.text.tokenizer import Gemma3Tokenizer, GemmaTokenizer
 from keras_gemma.text.tokenizer_inputs import flat_texts, is_tf_tensor
@@ -44,7 +45,7 @@ class GemmaCausalLMPreprocessor:
     Args:
         tokenizer: a `GemmaTokenizer`.
         sequence_length: tokens in a row; may be set later, too.
-        add_start_token: whether a row begins with `<bos>`.
+        add_start_token: whether a row, and a prompt, begins with `<bos>`.
         add_end_token: whether a text ends with `<eos>`.
         pack: whether to lay the documents of a call end to end in rows, so that there are fewer of
             them. `padding_mask` then holds segment numbers. A document longer than a row is split
@@ -53,10 +54,7 @@ class GemmaCausalLMPreprocessor:
             messages they never do.
     """
 
-    preset_class = (
-        "keras_hub.src.models.gemma.gemma_causal_lm_preprocessor",
-        "GemmaCausalLMPreprocessor",
-    )
+    preset_class = "GemmaCausalLMPreprocessor"  # KerasHub's name for it, as its files have it
     tokenizer_class = GemmaTokenizer
 
     def __init__(
@@ -204,15 +202,10 @@ class GemmaCausalLMPreprocessor:
 
         What KerasHub has no argument for stands under a key of its own, which it passes over.
         """
-        module, class_name = self.preset_class
         config = {**self._preset_options(), "config_file": CONFIG_FILE}
-        return {
-            "module": module,
-            "class_name": class_name,
-            "config": {**config, "tokenizer": self.tokenizer.preset_config()},
-            "registered_name": f"keras_hub>{class_name}",
-            "keras_gemma": {"pack": self.pack, "control_tokens": self.control_tokens},
-        }
+        config["tokenizer"] = self.tokenizer.preset_config()
+        ours = {"pack": self.pack, "control_tokens": self.control_tokens}
+        return {**bundle.serialized(self.preset_class, config), "keras_gemma": ours}
 
     def _preset_options(self):
         return {
@@ -225,13 +218,11 @@ class GemmaCausalLMPreprocessor:
     @classmethod
     def from_preset(cls, preset: str | Path, **kwargs: Any) -> "GemmaCausalLMPreprocessor":
         """The preprocessor of a preset, given by name or as a folder."""
-        from keras_gemma.presets import bundle, registry
-
-        folder = registry.folder(str(preset))
+        folder = registry.folder(preset)
         config: dict[str, Any] = {}
-        if (folder / CONFIG_FILE).exists():  # else the defaults, as KerasHub does
-            saved = bundle.read_json(folder, CONFIG_FILE)
-            config = {**saved["config"], **saved.get("keras_gemma", {})}
+        if bundle.has(folder, CONFIG_FILE):  # else the defaults, as in KerasHub
+            _, config = bundle.read_object(folder, CONFIG_FILE)
+            config = {**config, **bundle.read_json(folder, CONFIG_FILE).get("keras_gemma", {})}
         tokenizer = kwargs.pop("tokenizer", None) or cls.tokenizer_class.from_preset(preset)
         return cls(**{**config, **kwargs, "tokenizer": tokenizer})
 
@@ -246,10 +237,7 @@ class GemmaCausalLMPreprocessor:
 class Gemma3CausalLMPreprocessor(GemmaCausalLMPreprocessor):
     """`GemmaCausalLMPreprocessor` under the name that KerasHub gives it for Gemma 3 (text)."""
 
-    preset_class = (
-        "keras_hub.src.models.gemma3.gemma3_causal_lm_preprocessor",
-        "Gemma3CausalLMPreprocessor",
-    )
+    preset_class = "Gemma3CausalLMPreprocessor"
     tokenizer_class = Gemma3Tokenizer
 
 

@@ -18,6 +18,8 @@ from keras_gemma.text.graph_tokenizer import as_vector, with_ends
 from keras_gemma.text.training_rows import PAIR
 
 
+# Nothing here asks a tensor in an `if`; to have it all rewritten takes seconds.
+@tf.autograph.experimental.do_not_convert
 def training_rows(preprocessor: Any, x: Any, length: int) -> tuple[dict[str, Any], Any, Any]:
     """`(x, y, sample_weight)` of tensors of texts, or of `{"prompts", "responses"}` of them."""
     if isinstance(x, Mapping) and not set(x) >= PAIR:
@@ -43,13 +45,15 @@ def training_rows(preprocessor: Any, x: Any, length: int) -> tuple[dict[str, Any
     return tf.nest.map_structure(lambda row: row[0], batch)
 
 
+@tf.autograph.experimental.do_not_convert
 def prompt_rows(preprocessor: Any, x: tf.Tensor, length: int) -> dict[str, tf.Tensor]:
     """`{"token_ids", "padding_mask"}` of prompts; an error where one is longer than `length`."""
     ids = preprocessor.tokenizer.graph.ids(as_vector(x), control_tokens=True)
     ids = with_ends(ids, preprocessor.first, [])
     longest = tf.reduce_max(ids.row_lengths())
+    limit = tf.constant(length, tf.int64)
     message = f"A prompt does not fit the limit of {length} tokens."
-    with tf.control_dependencies([tf.debugging.assert_less_equal(longest, length, message)]):
+    with tf.control_dependencies([tf.debugging.assert_less_equal(longest, limit, message)]):
         mask = tf.sequence_mask(ids.row_lengths(), length, tf.int32)
     rows = ids.to_tensor(preprocessor.tokenizer.pad_token_id, shape=[None, length])
     batch = {"token_ids": rows, "padding_mask": mask}
@@ -86,8 +90,12 @@ def _pairs(preprocessor, x, limit):
 
 def _cut(rows, lengths):
     """A ragged tensor's rows, each cut to a length of its own."""
-    column = tf.ragged.range(rows.row_lengths())
-    return tf.ragged.boolean_mask(rows, column < tf.expand_dims(lengths, 1))
+    row_of = rows.value_rowids()
+    position = tf.range(tf.size(row_of, tf.int64)) - tf.gather(rows.row_starts(), row_of)
+    kept = tf.boolean_mask(rows.flat_values, position < tf.gather(lengths, row_of))
+    return tf.RaggedTensor.from_row_lengths(
+        kept, tf.minimum(rows.row_lengths(), lengths), validate=False
+    )
 
 
 def _packed(preprocessor, ids, weights, row_length):

@@ -38,6 +38,7 @@ class GraphTokenizer:
         with tf.init_scope():  # the model is read once, outside of a graph that is being traced
             self.processor = tensorflow_text.SentencepieceTokenizer(tokenizer.proto)
 
+    @tf.autograph.experimental.do_not_convert
     def tokenize(self, inputs: tf.Tensor, control_tokens: bool) -> tf.Tensor | tf.RaggedTensor:
         """One text: its ids, dense. A vector of texts: a ragged tensor, or a dense one of
         `sequence_length` columns."""
@@ -55,6 +56,7 @@ class GraphTokenizer:
             ids = ids.to_tensor(pad, shape=[None, length])
         return ids if inputs.shape.rank else ids[0]
 
+    @tf.autograph.experimental.do_not_convert
     def detokenize(self, inputs: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         """A text for each row of ids; one text for one row."""
         one = inputs.shape.rank == 1
@@ -84,7 +86,7 @@ class GraphTokenizer:
         flat, lengths = tf.numpy_function(encode, [texts], [tf.int32, tf.int64])
         flat.set_shape([None])
         lengths.set_shape([None])
-        return tf.RaggedTensor.from_row_lengths(flat, lengths)
+        return tf.RaggedTensor.from_row_lengths(flat, lengths, validate=False)
 
     def _ids_of_parts(self, texts):
         """What `TextParts.cut` and `encode_batch` do, for a whole vector at once."""
@@ -97,7 +99,9 @@ class GraphTokenizer:
         parts = tf.strings.split(texts, CUT)
         ids = self._with_marks(parts.flat_values)
         rows = tf.gather(parts.value_rowids(), ids.value_rowids())
-        return tf.RaggedTensor.from_value_rowids(ids.flat_values, rows, parts.nrows())
+        return tf.RaggedTensor.from_value_rowids(
+            ids.flat_values, rows, parts.nrows(), validate=False
+        )
 
     def _with_marks(self, parts):
         if not self.tokenizer.parts.whitespace_mark:
@@ -106,7 +110,7 @@ class GraphTokenizer:
         ids = self.processor.tokenize(tf.where(is_mark, "", parts))
         marks = tf.tile(self.tokenizer.mark_ids, [tf.math.count_nonzero(is_mark, dtype=tf.int32)])
         lengths = tf.cast(is_mark, tf.int64) * len(self.tokenizer.mark_ids)
-        return tf.concat([ids, tf.RaggedTensor.from_row_lengths(marks, lengths)], 1)
+        return tf.concat([ids, tf.RaggedTensor.from_row_lengths(marks, lengths, validate=False)], 1)
 
     def _decode_rows(self, flat, lengths):
         rows = np.split(flat, np.cumsum(lengths)[:-1])[: len(lengths)]

@@ -329,7 +329,7 @@ class GemmaTokenizer(TokenizerFiles):
 class Gemma3Tokenizer(GemmaTokenizer):
     """`GemmaTokenizer` under the name that KerasHub gives it for Gemma 3 (text)."""
 
-    preset_class = ("keras_hub.src.models.gemma3.gemma3_tokenizer", "Gemma3Tokenizer")
+    preset_class = "Gemma3Tokenizer"
 
     def preset_config(self) -> dict[str, Any]:
         config = super().preset_config()

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
+from keras_gemma.presets import bundle, registry
+
 VOCABULARY_FILE = "vocabulary.spm"
 CONFIG_FILE = "tokenizer.json"
 
@@ -13,8 +15,7 @@ CONFIG_FILE = "tokenizer.json"
 class TokenizerFiles:
     """The part of `GemmaTokenizer` that writes it down and reads it back."""
 
-    # Where KerasHub has the class of this name: what its files say, and nothing we import.
-    preset_class = ("keras_hub.src.models.gemma.gemma_tokenizer", "GemmaTokenizer")
+    preset_class = "GemmaTokenizer"  # KerasHub's name for it, as its files have it
 
     proto: bytes | None
     name: str
@@ -46,13 +47,8 @@ class TokenizerFiles:
 
     def preset_config(self) -> dict[str, Any]:
         """`tokenizer.json` of a preset as KerasHub reads it; the vocabulary lies beside it."""
-        module, class_name = self.preset_class
-        return {
-            "module": module,
-            "class_name": class_name,
-            "config": {**self._preset_options(), "config_file": CONFIG_FILE, "proto": None},
-            "registered_name": f"keras_hub>{class_name}",
-        }
+        config = {**self._preset_options(), "config_file": CONFIG_FILE, "proto": None}
+        return bundle.serialized(self.preset_class, config)
 
     def _preset_options(self):
         return {
@@ -66,10 +62,8 @@ class TokenizerFiles:
     @classmethod
     def from_preset(cls, preset: str | Path, **kwargs: Any) -> Self:
         """The tokenizer of a preset, given by name or as a folder."""
-        from keras_gemma.presets import bundle, registry
-
-        folder = registry.folder(str(preset))
-        config = bundle.read_json(folder, CONFIG_FILE)["config"]
+        folder = registry.folder(preset)
+        _, config = bundle.read_object(folder, CONFIG_FILE)
         tokenizer = cls(**{**config, "proto": None, **kwargs})
         tokenizer.load_assets(folder / "assets" / "tokenizer")
         return tokenizer

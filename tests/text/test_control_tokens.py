@@ -11,6 +11,8 @@ from keras_gemma.text.control_tokens import (
     special_pieces,
 )
 
+pytestmark = pytest.mark.once
+
 
 def test_parts_are_the_text_and_hold_no_name():
     random_ = random.Random(1)

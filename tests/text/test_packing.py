@@ -4,6 +4,8 @@ import pytest
 from keras_gemma.text import pack
 from keras_gemma.text.packing import one_per_row
 
+pytestmark = pytest.mark.once
+
 
 def documents_in(packed, values="token_ids"):
     """Every document of the rows, in the order of rows and segments."""

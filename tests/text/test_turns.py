@@ -15,6 +15,8 @@ from vocabularies import (
 
 from keras_gemma.text import GemmaTokenizer, decode_turns, encode_turns
 
+pytestmark = pytest.mark.once
+
 
 def user(content):
     return {"role": "user", "content": content}
