@@ -252,5 +252,5 @@ def _only_row(batch):
     return {key: value[0] for key, value in x.items()}, y[0], sample_weight[0]
 
 
-def _to_numpy(value):
+def _to_numpy(value: Any) -> Any:
     return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)

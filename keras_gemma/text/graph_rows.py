@@ -4,18 +4,16 @@ The same as `GemmaCausalLMPreprocessor` makes in Python; imported when TensorFlo
 B rows, T tokens in a row.
 """
 
-# TensorFlow's stubs know neither ragged tensors nor what broadcasts.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false, reportMissingImports=false
-
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+import tensorflow
 
 from keras_gemma.text.graph_tokenizer import as_vector, with_ends
 from keras_gemma.text.training_rows import PAIR
+
+tf: Any = tensorflow  # its stubs know neither ragged tensors nor what broadcasts
 
 
 # Nothing here asks a tensor in an `if`; to have it all rewritten takes seconds.
@@ -46,7 +44,7 @@ def training_rows(preprocessor: Any, x: Any, length: int) -> tuple[dict[str, Any
 
 
 @tf.autograph.experimental.do_not_convert
-def prompt_rows(preprocessor: Any, x: tf.Tensor, length: int) -> dict[str, tf.Tensor]:
+def prompt_rows(preprocessor: Any, x: Any, length: int) -> dict[str, Any]:
     """`{"token_ids", "padding_mask"}` of prompts; an error where one is longer than `length`."""
     ids = preprocessor.tokenizer.graph.ids(as_vector(x), control_tokens=True)
     ids = with_ends(ids, preprocessor.first, [])

@@ -4,18 +4,15 @@ tensorflow-text does the work where it is installed. Else, and for vocabularies 
 trusted with, the graph calls the Python tokenizer, which is slower and can't be saved with it.
 """
 
-# TensorFlow's stubs know neither ragged tensors nor what broadcasts.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false, reportMissingImports=false
-
 import re
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+import tensorflow
 
 from keras_gemma.text.control_tokens import WHITESPACE_MARK, rewrites_letters
 
+tf: Any = tensorflow  # its stubs know neither ragged tensors nor what broadcasts
 CUT = b"\xff"  # a byte that no UTF-8 text holds
 
 
@@ -30,16 +27,16 @@ class GraphTokenizer:
         self.cuts_in_graph = plain and not rewrites_letters(tokenizer.proto)
         rests = {c: [re.escape(n[1:]) for n in parts.names if n[0] == c] for c in parts.starts}
         self.names = {re.escape(start): "|".join(rest) for start, rest in rests.items()}
+        self.processor: Any = None
         try:
             import tensorflow_text
         except ImportError:
-            self.processor = None
             return
         with tf.init_scope():  # the model is read once, outside of a graph that is being traced
             self.processor = tensorflow_text.SentencepieceTokenizer(tokenizer.proto)
 
     @tf.autograph.experimental.do_not_convert
-    def tokenize(self, inputs: tf.Tensor, control_tokens: bool) -> tf.Tensor | tf.RaggedTensor:
+    def tokenize(self, inputs: Any, control_tokens: bool) -> Any:
         """One text: its ids, dense. A vector of texts: a ragged tensor, or a dense one of
         `sequence_length` columns."""
         tokenizer = self.tokenizer
@@ -57,7 +54,7 @@ class GraphTokenizer:
         return ids if inputs.shape.rank else ids[0]
 
     @tf.autograph.experimental.do_not_convert
-    def detokenize(self, inputs: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+    def detokenize(self, inputs: Any) -> Any:
         """A text for each row of ids; one text for one row."""
         one = inputs.shape.rank == 1
         rows = tf.expand_dims(inputs, 0) if one else inputs
@@ -71,7 +68,7 @@ class GraphTokenizer:
             texts.set_shape([None])
         return texts[0] if one else texts
 
-    def ids(self, texts: tf.Tensor, control_tokens: bool) -> tf.RaggedTensor:
+    def ids(self, texts: Any, control_tokens: bool) -> Any:
         """int32 ids of a vector of texts, ragged, without `<bos>`, `<eos>` or padding."""
         if self.processor is not None and control_tokens:
             return self.processor.tokenize(texts)
@@ -117,7 +114,7 @@ class GraphTokenizer:
         return np.array([text.encode() for text in map(self.tokenizer.detokenize, rows)], object)
 
 
-def as_vector(texts: tf.Tensor) -> tf.Tensor:
+def as_vector(texts: Any) -> Any:
     """A tensor of strings as a vector of them."""
     if texts.dtype != tf.string or texts.shape.rank not in (0, 1):
         raise TypeError(
@@ -127,7 +124,7 @@ def as_vector(texts: tf.Tensor) -> tf.Tensor:
     return texts if texts.shape.rank else tf.expand_dims(texts, 0)
 
 
-def with_ends(ids: tf.RaggedTensor, first: list[int], last: list[int]) -> tf.RaggedTensor:
+def with_ends(ids: Any, first: list[int], last: list[int]) -> Any:
     """Every row with `first` before it and `last` after it."""
     count = ids.nrows()
     ends = [tf.tile(tf.constant([end], ids.dtype), [count, 1]) for end in (first, last) if end]
