@@ -8,7 +8,6 @@ from typing import Any
 from keras_gemma.presets import bundle
 from keras_gemma.presets.cards import check_card
 from keras_gemma.presets.errors import PresetAccessError, PresetError
-from keras_gemma.presets.fields import check_backbone
 from keras_gemma.presets.sizes import parameter_count
 
 SCHEMES = ("kaggle", "hf", "gs", "modelscope")
@@ -51,16 +50,30 @@ def card(name: str) -> dict[str, Any]:
     if not is_bundled(name):
         return check_card({**found, "bundled": False}, path.name)
     # What the folder's own files say is not written twice.
-    class_name, config = bundle.read_object(place, "config.json")
-    config = check_backbone(class_name, config, str(place / "config.json"))
-    found |= {
+    found |= {**_of_folder(place), "bundled": True}
+    return check_card(found, f"{name}/card.json")
+
+
+def describe(preset: str | Path) -> dict[str, Any]:
+    """What is known of a preset given by name or as a folder; of a folder, its sizes only.
+
+    Raises:
+        PresetError: as `folder` does; but a published preset need not be here.
+    """
+    name = os.fspath(preset)
+    if name in _cards() and (is_bundled(name) or not Path(name).is_dir()):
+        return card(name)
+    return _of_folder(folder(preset))
+
+
+def _of_folder(place):
+    class_name, config, _ = bundle.read_backbone(place, load_weights=False)
+    return {
         "backbone": class_name,
         "dtype": config.pop("dtype", None),
         "architecture": {k: v for k, v in config.items() if k not in ("name", "trainable")},
         "parameters": parameter_count(class_name, config),
-        "bundled": True,
     }
-    return check_card(found, f"{name}/card.json")
 
 
 def folder(preset: str | Path) -> Path:

@@ -1,0 +1,1 @@
+"""`keras-gemma VERB`: the library from a terminal. One file a verb; `main` lists them."""

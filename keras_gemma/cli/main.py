@@ -1,0 +1,101 @@
+"""The list of verbs, and what becomes of their errors."""
+
+import difflib
+import errno
+import importlib
+import sys
+
+import click
+
+from keras_gemma.presets.errors import BadPresetError, PresetAccessError
+from keras_gemma.version import __version__
+
+VERBS = ("generate", "chat", "train", "presets", "info")
+
+# Exit codes beside 0 (done), 1 (failed) and 2 (the command was not understood).
+ACCESS, CORRUPT, INTERRUPTED = 3, 4, 130
+
+EPILOG = """\
+\b
+Examples:
+  keras-gemma generate "Once upon a time"
+  keras-gemma chat
+
+\b
+The backend is --backend, else KERAS_BACKEND, else Keras's keras.json, else the first of JAX,
+PyTorch and TensorFlow that is installed. Exit codes: 0 done, 1 failed, 2 not understood, 3 no
+access, 4 a file is damaged, 130 interrupted.
+"""
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Failure(click.ClickException):
+    """One clear message on stderr, and an exit code."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Verbs(click.Group):
+    """A verb's file is imported when it is asked for, and turns no error into a traceback."""
+
+    def list_commands(self, ctx):
+        return list(VERBS)
+
+    def get_command(self, ctx, name):
+        if name not in VERBS:
+            return None
+        return importlib.import_module(f"keras_gemma.cli.{name}").command
+
+    def resolve_command(self, ctx, args):
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], VERBS, 1, 0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"There is no verb {args[0]!r}.{hint} Verbs: {', '.join(VERBS)}.")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted.", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if getattr(ctx.obj, "debug", False) or getattr(error, "errno", 0) == errno.EPIPE:
+                raise
+            raise Failure(_message(error), _exit_code(error)) from error
+
+
+def _exit_code(error):
+    if isinstance(error, PresetAccessError):
+        return ACCESS
+    return CORRUPT if isinstance(error, BadPresetError) else 1
+
+
+def _message(error):
+    # These are written for people, in the library and in Python; others are not.
+    if isinstance(error, (ValueError, OSError, ImportError)) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+@click.command(cls=Verbs, epilog=EPILOG, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="keras-gemma")
+def verbs():
+    """Gemma in Keras: generate, chat, train, on JAX, PyTorch or TensorFlow."""
+
+
+def main() -> None:
+    """What the command `keras-gemma` calls."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal of few letters shows ? for the others
+    verbs(prog_name="keras-gemma")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+RECIPE = {"seed": 1, "tokens": 100, "optimizer": {"learning_rate": 0.1}}
+
+
+@pytest.fixture
+def trainer(monkeypatch, tmp_path):
+    """A fake `training.recipe.run` and a recipe to give it."""
+    calls = []
+
+    def fake(recipe, out, resume, on_progress):
+        calls.append((recipe, out, resume))
+        for step in range(1, 4):
+            on_progress({"step": step, "steps": 3, "loss": 2.0 / step, "tokens_per_second": 1e3})
+        if recipe["tokens"] == 0:
+            raise KeyboardInterrupt
+        return {"tokens_seen": recipe["tokens"]}
+
+    module = ModuleType("keras_gemma.training.recipe")
+    module.run = fake
+    monkeypatch.setitem(sys.modules, "keras_gemma.training.recipe", module)
+    (tmp_path / "quick.json").write_text(json.dumps(RECIPE))
+    return tmp_path / "quick.json", calls
+
+
+def test_a_recipe_is_run_with_what_was_set(run, trainer, tmp_path):
+    recipe, calls = trainer
+    options = ["--set", "tokens=5", "--set", "optimizer.learning_rate=3e-3", "--seed", 9]
+    result = run("train", recipe, *options, "--out", tmp_path / "out", "--resume")
+    assert result.exit_code == 0
+    changed = {"seed": 9, "tokens": 5, "optimizer": {"learning_rate": 0.003}}
+    assert calls == [(changed, tmp_path / "out", True)]
+    assert str(tmp_path / "out" / "preset") in result.stdout
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(run, trainer):
+    result = run("train", trainer[0])
+    assert "step 1/3  loss 2.000" in result.stderr and "step 3/3" in result.stderr
+    assert trainer[1][0][1] == Path("runs/quick")
+    assert run("train", trainer[0], "--quiet").stderr == ""
+
+
+def test_json_tells_what_was_measured(run, trainer):
+    result = json.loads(run("train", trainer[0], "--json").stdout)
+    assert result == {"out": "runs/quick", "tokens_seen": 100}
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ("tokns=3", "Did you mean 'tokens'"),
+        ("optimizer.rate=3", "has no 'optimizer.rate'"),
+        ("tokens.x=3", "has no 'tokens.x'"),
+        ("tokens", "KEY=VALUE"),
+    ],
+)
+def test_a_change_of_what_is_not_there_is_told(run, trainer, change, told):
+    result = run("train", trainer[0], "--set", change)
+    assert (result.exit_code, told in result.stderr) == (2, True)
+
+
+def test_an_interrupt_says_how_to_go_on(run, trainer):
+    result = run("train", trainer[0], "--set", "tokens=0")
+    assert result.exit_code == 130
+    assert "--resume goes on" in result.stderr
+
+
+def test_recipes_unknown_or_broken_have_their_exit_codes(run, tmp_path):
+    assert run("train", "no_such_recipe").exit_code == 1
+    (tmp_path / "bad.json").write_text("{")
+    assert run("train", tmp_path / "bad.json").exit_code == 4
+
+
+def test_the_code_shown_runs_the_same(run, trainer, monkeypatch):
+    code = run("train", trainer[0], "--set", "tokens=7", "--show-code").stdout
+    assert trainer[1] == []
+    code = code.replace("resume=False", "resume=False, on_progress=print")
+    exec(compile(code, "shown", "exec"), {})  # noqa: S102
+    assert trainer[1][0][0]["tokens"] == 7
