@@ -10,9 +10,10 @@
 `bundle_writer` writes one. Neither knows a model class: they take and give plain dicts.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ __all__ = [
     "read_backbone",
     "read_json",
     "read_object",
+    "reading",
     "serialized",
     "weights_file",
     "write",
@@ -123,6 +125,17 @@ def read_backbone(folder: Path, load_weights: bool = True) -> BackboneFiles:
     return BackboneFiles(
         class_name, config, weights_file(folder, class_name, config) if load_weights else None
     )
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """While a file that others parse is read: what goes wrong names the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadPresetError(_missing(path.parent, path.name)) from None
+    except (OSError, ValueError) as error:
+        raise BadPresetError(f"{path} is truncated or damaged: {error}") from error
 
 
 def weights_file(folder: Path, backbone: str, config: Mapping[str, Any]) -> Path:

@@ -65,7 +65,9 @@ class TokenizerFiles:
         folder = registry.folder(preset)
         _, config = bundle.read_object(folder, CONFIG_FILE)
         tokenizer = cls(**{**config, "proto": None, **kwargs})
-        tokenizer.load_assets(folder / "assets" / "tokenizer")
+        assets = folder / "assets" / "tokenizer"
+        with bundle.reading(assets / VOCABULARY_FILE):
+            tokenizer.load_assets(assets)
         return tokenizer
 
     def save_to_preset(self, preset_dir: str | Path) -> None:

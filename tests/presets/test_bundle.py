@@ -246,3 +246,13 @@ def test_the_json_is_the_same_as_keras_hub_writes_for_the_class_names(preset):
     for name, module in bundle.MODULES.items():
         hub = pytest.importorskip("keras_hub")
         assert getattr(hub.models, name).__module__ == module
+
+
+def test_a_file_that_others_parse_is_named_when_it_is_missing_or_damaged(tmp_path):
+    vocabulary = tmp_path / "vocabulary.spm"
+    for error in (ValueError("no such thing"), OSError("cut")):
+        told = pytest.raises(BadPresetError, match="vocabulary.spm.*damaged")
+        with told, bundle.reading(vocabulary):
+            raise error
+    with pytest.raises(BadPresetError, match="no vocabulary.spm"), bundle.reading(vocabulary):
+        vocabulary.read_bytes()
