@@ -1,6 +1,21 @@
-"""What users hold: backbones, language models and what belongs to them."""
+"""What users hold: language models, their backbones, and what belongs to them."""
 
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.causal_lm import Gemma3CausalLM, GemmaCausalLM
+from keras_gemma.text import (
+    Gemma3CausalLMPreprocessor,
+    Gemma3Tokenizer,
+    GemmaCausalLMPreprocessor,
+    GemmaTokenizer,
+)
 
-__all__ = ["Gemma3Backbone", "Gemma3CausalLM", "GemmaBackbone", "GemmaCausalLM"]
+__all__ = [
+    "Gemma3Backbone",
+    "Gemma3CausalLM",
+    "Gemma3CausalLMPreprocessor",
+    "Gemma3Tokenizer",
+    "GemmaBackbone",
+    "GemmaCausalLM",
+    "GemmaCausalLMPreprocessor",
+    "GemmaTokenizer",
+]

@@ -9,15 +9,16 @@ import keras
 from keras_gemma import samplers
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.fit_data import is_tf_dataset, to_batches
-from keras_gemma.models.preset_model import PresetModel
+from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
 from keras_gemma.models.token_loss import TokenMetrics, token_sums
 from keras_gemma.optimizers import AdamW
+from keras_gemma.text import Gemma3CausalLMPreprocessor, GemmaCausalLMPreprocessor
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class GemmaCausalLM(TextGeneration, Scoring, PresetModel):
+class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
     """Gemma as a language model: logits for the next token, text generation and training.
 
     Args:
@@ -27,6 +28,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetModel):
     """
 
     backbone_class = GemmaBackbone
+    preprocessor_class = GemmaCausalLMPreprocessor
 
     def __init__(self, backbone: Any, preprocessor: Any = None, **kwargs: Any):
         inputs = backbone.input
@@ -190,6 +192,7 @@ class Gemma3CausalLM(GemmaCausalLM):
     """Gemma 3 (text) as a language model; all but the order of arguments is `GemmaCausalLM`'s."""
 
     backbone_class = Gemma3Backbone
+    preprocessor_class = Gemma3CausalLMPreprocessor
 
     def __init__(self, preprocessor: Any, backbone: Any, **kwargs: Any):
         super().__init__(backbone, preprocessor, **kwargs)

@@ -131,9 +131,10 @@ class Chat:
         self._turns = [*turns, {"role": "model", "content": "".join(said)}]
 
     def _pieces(self, tokens, stops):
-        decoder, silent = StreamDecoder(self._tokenizer), set(self._tokenizer.stop_token_ids)
+        decoder = StreamDecoder(self._tokenizer)
+        ends = self._tokenizer.end_token_id, self._tokenizer.end_of_turn_token_id
         for token in tokens:
-            if token not in silent and (piece := stops.push(decoder.push(token))):
+            if token not in ends and (piece := stops.push(decoder.push(token))):
                 yield piece
             if stops.found:
                 return

@@ -209,7 +209,7 @@ class TextGeneration:
                 raise ValueError(
                     f'stop_token_ids must be "auto", None or ids, not {stop_token_ids!r}.'
                 )
-            return set(self._tokenizer('stop_token_ids="auto"').stop_token_ids)
+            return _ends(self._tokenizer('stop_token_ids="auto"'))
         return {operator.index(token) for token in stop_token_ids}
 
     # --- text ---
@@ -234,7 +234,7 @@ class TextGeneration:
     def _pieces(self, ids, stops):
         """Ids to pieces of text, without stop tokens and whatever follows a stop string."""
         tokenizer = self._tokenizer("Text")
-        decoder, silent = StreamDecoder(tokenizer), set(tokenizer.stop_token_ids)
+        decoder, silent = StreamDecoder(tokenizer), _ends(tokenizer)
         for token in ids:
             if token not in silent and (piece := stops.push(decoder.push(token))):
                 yield piece
@@ -261,6 +261,11 @@ class TextGeneration:
             out["token_ids"][row, : len(text)] = text
             out["padding_mask"][row, : len(text)] = True
         return out
+
+
+def _ends(tokenizer):
+    """The ids with which a model ends a text or its turn."""
+    return {tokenizer.end_token_id, tokenizer.end_of_turn_token_id} - {None}
 
 
 def _numpy(x):

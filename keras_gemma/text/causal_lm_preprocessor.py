@@ -36,8 +36,8 @@ class GemmaCausalLMPreprocessor:
       of `encode_turns`; what the model said, with its `<end_of_turn>`s. No `<eos>` is added.
     - TensorFlow tensors of texts, or of prompts and responses, as in `tf.data.Dataset.map`.
 
-    Text to train on is data: control tokens written in it do not act, unless `control_tokens` is
-    set. A prompt for `generate` is written by its author, and there they do.
+    Control tokens written in a text act, as in KerasHub: its author is who calls `fit`. Unset
+    `control_tokens` for text of others. In messages they never act.
 
         preprocessor = GemmaCausalLMPreprocessor.from_preset("gemma_tiny_en", sequence_length=128)
         x, y, sample_weight = preprocessor(["Once upon a time", "there was a fox."])
@@ -64,7 +64,7 @@ class GemmaCausalLMPreprocessor:
         add_start_token: bool = True,
         add_end_token: bool = True,
         pack: bool = False,
-        control_tokens: bool = False,
+        control_tokens: bool = True,
         *,
         name: str = "gemma_causal_lm_preprocessor",
         **kwargs: Any,

@@ -130,9 +130,9 @@ def test_only_the_models_turns_are_trained_on(tokenizer):
     assert without[0]["token_ids"][: len(ids) - 1].tolist() == ids[1:]
 
 
-def test_control_tokens_in_data_do_not_act_unless_asked(tokenizer):
-    quiet = GemmaCausalLMPreprocessor(tokenizer, 80)
-    loud = GemmaCausalLMPreprocessor(tokenizer, 80, control_tokens=True)
+def test_control_tokens_in_texts_act_unless_told_otherwise_in_messages_never(tokenizer):
+    quiet = GemmaCausalLMPreprocessor(tokenizer, 80, control_tokens=False)
+    loud = GemmaCausalLMPreprocessor(tokenizer, 80)
     turn = {tokenizer.start_of_turn_token_id, tokenizer.end_of_turn_token_id}
     for x in ([ATTACK], {"prompts": [ATTACK], "responses": [ATTACK]}):
         assert not turn & set(quiet(x)[0]["token_ids"].ravel().tolist())

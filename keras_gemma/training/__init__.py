@@ -1,0 +1,1 @@
+"""Runs: recipes, their checkpoints and what watches them."""
