@@ -63,7 +63,10 @@ def installation(settings) -> dict:
         facts["backend"] = settings.start_backend()
         import keras
 
-        facts["devices"] = keras.distribution.list_devices() or ["cpu:0"]
+        try:
+            facts["devices"] = keras.distribution.list_devices()
+        except AttributeError:  # Keras 3.15 lists none on PyTorch; a tensor says where it is
+            facts["devices"] = [str(keras.ops.zeros(()).device)]
     return facts
 
 
