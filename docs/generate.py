@@ -1,0 +1,135 @@
+"""Writes the generated parts of README.md and all of presets/README.md, from the presets' cards.
+
+python docs/generate.py            # write
+python docs/generate.py --check    # exit 1 if something would change
+
+A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from keras_gemma.presets import registry
+from keras_gemma.presets.sizes import BYTES_PER_NUMBER
+from keras_gemma.presets.table import megabytes, page
+
+ROOT = Path(__file__).resolve().parents[1]
+NONE_YET = "_No preset is bundled in this state of the repository._"
+
+
+def bundled_models() -> str:
+    """What the bundled models are and how well they do, as their cards say."""
+    cards = {name: registry.card(name) for name in registry.names() if registry.is_bundled(name)}
+    if not cards:
+        return NONE_YET
+    parts = []
+    for name, card in cards.items():
+        training = card["training"]
+        size = megabytes(card["parameters"] * BYTES_PER_NUMBER[card["dtype"]])
+        corpus = "; ".join(
+            f"{part['title']}, {part['share']:.0%} ({part['licence']})"
+            for part in training["corpus"]
+        )
+        losses = "; ".join(
+            f"{loss:.3f} on {text}" for text, loss in training["held_out_bits_per_byte"].items()
+        )
+        made = (
+            f"saw {training['tokens_seen']:,} tokens ({training['date']}); `{training['command']}`"
+        )
+        lines = [
+            f"**`{name}`** {card['description']}",
+            "",
+            f"- {card['parameters']:,} parameters, {size}; {made}",
+            f"- Trained on: {corpus}.",
+        ]
+        if losses:
+            lines.append(f"- Held-out loss in bits per byte: {losses}.")
+        if stories := card.get("stories"):
+            lines.append(f"- Stories: {_sentence(stories)}.")
+        if skills := card.get("skills"):
+            lines += ["", *_skills(skills)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _skills(skills):
+    questions = {skill["questions"] for skill in skills.values()}
+    mean = sum(skill["accuracy"] for skill in skills.values()) / len(skills)
+    yield (
+        f"Whole answer exactly right, {'/'.join(map(str, sorted(questions)))} questions per skill; "
+        f"mean of {len(skills)} skills {mean:.1%}:"
+    )
+    yield ""
+    yield "| skill | right | items asked for were kept out of training |"
+    yield "|---|---:|---|"
+    for name, skill in sorted(skills.items(), key=lambda item: -item[1]["accuracy"]):
+        held_out = "yes" if skill["held_out"] else "no"
+        yield f"| {name.replace('_', ' ')} | {skill['accuracy']:.1%} | {held_out} |"
+
+
+def _sentence(value):
+    if not isinstance(value, dict):
+        return str(value)
+    return "; ".join(f"{key.replace('_', ' ')}: {_number(part)}" for key, part in value.items())
+
+
+def _number(value):
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def presets() -> str:
+    """All presets, briefly."""
+    rows = [
+        "| preset | kind | parameters | size | licence | weights |",
+        "|---|---|---:|---:|---|---|",
+    ]
+    for name in registry.names():
+        card = registry.card(name)
+        cells = (
+            f"`{name}`",
+            card["kind"],
+            f"{card['parameters']:,}",
+            megabytes(card["parameters"] * BYTES_PER_NUMBER[card["dtype"]]),
+            card["licence"]["name"],
+            "bundled" if card["bundled"] else "not loaded by this release",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+PARTS = {"bundled models": bundled_models, "presets": presets}
+
+
+def renewed(text: str) -> str:
+    """`text` with its generated parts made anew."""
+
+    def part(match):
+        begin, name, end = match.groups()
+        return f"{begin}\n{PARTS[name]()}\n{end}"
+
+    return re.sub(r"(<!-- begin ([\w ]+) -->).*?(<!-- end \2 -->)", part, text, flags=re.DOTALL)
+
+
+def outdated() -> dict[Path, str]:
+    """Files that are not what the cards say, with what they should be."""
+    readme = ROOT / "README.md"
+    wanted = {
+        readme: renewed(readme.read_text(encoding="utf-8")),
+        ROOT / "presets" / "README.md": page(),
+    }
+    return {p: text for p, text in wanted.items() if p.read_text(encoding="utf-8") != text}
+
+
+def main() -> int:
+    """Write, or with `--check` only tell."""
+    for path, text in (stale := outdated()).items():
+        if "--check" in sys.argv:
+            print(f"{path.relative_to(ROOT)} is not what the cards say: python docs/generate.py")
+        else:
+            path.write_text(text, encoding="utf-8")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
