@@ -65,7 +65,7 @@ def command(settings, preset, message, system, sampling, limits, code_only):
 def _chat(settings, preset, sampling, system):
     model = load_model(settings, preset)
     model.compile(sampler=sampling.build())
-    from keras_gemma.models import Chat
+    from keras_gemma.models.chat import Chat
 
     return Chat(model, system=system)
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from typing import Any
 
 import click
 
@@ -52,8 +53,11 @@ def installation(settings) -> dict:
     """Versions, backends and devices of this machine."""
     from keras_gemma.version import __version__
 
-    facts = {"keras_gemma": __version__, "python": platform.python_version()}
-    facts["system"] = platform.platform()
+    facts: dict[str, Any] = {
+        "keras_gemma": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
     for name in _LIBRARIES:
         try:
             facts[name] = importlib.metadata.version(name)
@@ -66,7 +70,8 @@ def installation(settings) -> dict:
         try:
             facts["devices"] = keras.distribution.list_devices()
         except AttributeError:  # Keras 3.15 lists none on PyTorch; a tensor says where it is
-            facts["devices"] = [str(keras.ops.zeros(()).device)]
+            zero: Any = keras.ops.zeros(())
+            facts["devices"] = [str(zero.device)]
     return facts
 
 

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib
+import io
 import sys
 
 import click
@@ -31,24 +32,28 @@ access, 4 a file is damaged, 130 interrupted.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Failure(click.ClickException):
+class Failed(click.ClickException):
     """One clear message on stderr, and an exit code."""
 
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
+
+class NoAccess(Failed):
+    exit_code = ACCESS
+
+
+class Damaged(Failed):
+    exit_code = CORRUPT
 
 
 class Verbs(click.Group):
     """A verb's file is imported when it is asked for, and turns no error into a traceback."""
 
-    def list_commands(self, ctx):
+    def list_commands(self, ctx) -> list[str]:
         return list(VERBS)
 
-    def get_command(self, ctx, name):
-        if name not in VERBS:
+    def get_command(self, ctx, cmd_name):
+        if cmd_name not in VERBS:
             return None
-        return importlib.import_module(f"keras_gemma.cli.{name}").command
+        return importlib.import_module(f"keras_gemma.cli.{cmd_name}").command
 
     def resolve_command(self, ctx, args):
         if args and args[0] not in VERBS and not args[0].startswith("-"):
@@ -68,13 +73,13 @@ class Verbs(click.Group):
         except Exception as error:
             if getattr(ctx.obj, "debug", False) or getattr(error, "errno", 0) == errno.EPIPE:
                 raise
-            raise Failure(_message(error), _exit_code(error)) from error
+            raise _kind(error)(_message(error)) from error
 
 
-def _exit_code(error):
+def _kind(error):
     if isinstance(error, PresetAccessError):
-        return ACCESS
-    return CORRUPT if isinstance(error, BadPresetError) else 1
+        return NoAccess
+    return Damaged if isinstance(error, BadPresetError) else Failed
 
 
 def _message(error):
@@ -93,7 +98,8 @@ def verbs():
 def main() -> None:
     """What the command `keras-gemma` calls."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal of few letters shows ? for the others
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of few letters shows ? for others
     verbs(prog_name="keras-gemma")
 
 

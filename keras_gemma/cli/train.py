@@ -70,16 +70,17 @@ def apply_change(recipe: dict, change: str) -> None:
         raise click.UsageError(f"--set {change!r} must be KEY=VALUE.")
     *path, last = key.split(".")
     place = recipe
-    for name in [*path, last]:
+    for depth, name in enumerate([*path, last]):
         if not isinstance(place, dict) or name not in place:
             near = difflib.get_close_matches(name, place, 1) if isinstance(place, dict) else []
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"The recipe has no {key!r}.{hint}")
-        parent, place = place, place[name]
+        if depth < len(path):
+            place = place[name]
     try:
-        parent[last] = json.loads(text)
+        place[last] = json.loads(text)
     except ValueError:
-        parent[last] = text
+        place[last] = text
 
 
 @contextlib.contextmanager

@@ -41,22 +41,23 @@ class Chat:
     @property
     def messages(self) -> list[Message]:
         """All that was said, the system text first; assign a list to go on with another one."""
-        system: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
-        return system + [dict(turn) for turn in self._turns]
+        return [*self._head(), *(turn.copy() for turn in self._turns)]
 
     @messages.setter
     def messages(self, messages: Sequence[Mapping[str, str]]):
-        messages = [dict(message) for message in messages]
         if messages:
             encode_turns(self._tokenizer, messages)  # tells what is wrong, if something is
-        system = messages.pop(0)["content"] if _role(messages) == "system" else None
-        if len(messages) % 2:
+        turns: list[Message] = [
+            {"role": message["role"], "content": message["content"]} for message in messages
+        ]
+        system = turns.pop(0)["content"] if turns and turns[0]["role"] == "system" else None
+        if len(turns) % 2:
             raise ValueError(
                 "The conversation must end with a turn of the model; pass the user's last text "
                 "to send."
             )
         self._interrupt()
-        self.system, self._turns = system, messages
+        self.system, self._turns = system, turns
 
     def send(self, text: str, **keywords: Any) -> str:
         """The model's answer to `text`; keywords are those of `GemmaCausalLM.generate`.
@@ -111,8 +112,11 @@ class Chat:
         return self.model.preprocessor.tokenizer
 
     def _encode(self, turns):
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return encode_turns(self._tokenizer, system + turns, add_generation_prompt=True)[0]
+        messages = [*self._head(), *turns]
+        return encode_turns(self._tokenizer, messages, add_generation_prompt=True)[0]
+
+    def _head(self) -> list[Message]:
+        return [{"role": "system", "content": self.system}] if self.system else []
 
     def _answer(self, turns, pieces):
         """Yield the pieces; keep the turn when it ends, or when it is cut short by a person."""
@@ -146,7 +150,3 @@ class Chat:
         answer = self._speaking() if self._speaking is not None else None
         if answer is not None:
             answer.close()
-
-
-def _role(messages):
-    return messages[0]["role"] if messages else None

@@ -1,9 +1,11 @@
 import json
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
 from keras_gemma.cli import chat as chat_verb
+from keras_gemma.cli import line_editor
 from keras_gemma.cli.chat_session import COMMANDS, Session
 from keras_gemma.cli.common import Settings
 from keras_gemma.cli.line_editor import read_message
@@ -136,3 +138,35 @@ def test_the_code_shown_names_what_was_asked(run, model):
     assert "print(chat.send('Hi you.', max_new_tokens=256))" in code
     compile(code, "shown", "exec")
     compile(run("chat", "--show-code").stdout, "shown", "exec")
+
+
+def test_a_person_at_a_terminal_is_greeted_and_keeps_a_history(model, monkeypatch, tmp_path, run):
+    readline = pytest.importorskip("readline")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(chat_verb, "sys", terminal)
+    read = lines("Hi.")
+
+    def type_in():
+        text = read()
+        readline.add_history(text)
+        return text
+
+    monkeypatch.setattr(chat_verb, "read_message", type_in)
+    result = run("chat", "gemma_instruct_2b_en")
+    assert result.stdout == "One two.\n\n"
+    assert "2,506,172,416 parameters" in result.stderr
+    kept = line_editor.history_file()
+    assert "Hi." in kept.read_text() and kept.stat().st_mode & 0o77 == 0
+    assert run("chat", "--json").exit_code == 2
+
+
+def test_a_spinner_turns_in_a_terminal_only(monkeypatch, capfd):
+    settings = Settings(None, None, as_json=False, quiet=False, debug=False)
+    with settings.status("loading"):
+        pass
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(Settings, "is_terminal", True)
+    with settings.status("loading") as say:
+        say("compiling")
+    assert "compiling" in capfd.readouterr().err

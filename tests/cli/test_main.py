@@ -8,6 +8,7 @@ import click
 import pytest
 
 from keras_gemma.cli import presets as presets_verb
+from keras_gemma.cli.common import complete_preset
 from keras_gemma.cli.main import VERBS, verbs
 from keras_gemma.presets import BadPresetError, PresetAccessError, PresetError, registry
 
@@ -103,3 +104,9 @@ def test_presets_are_listed_for_people_and_for_programs(run):
         assert name in table.stdout
     assert cards["gemma_7b_en"]["parameters"] == 8_537_680_896
     assert presets_verb.short(8_537_680_896) in table.stdout
+
+
+def test_names_of_presets_are_completed():
+    assert complete_preset(None, None, "gemma_inst") == [
+        name for name in registry.names() if name.startswith("gemma_inst")
+    ]

@@ -5,6 +5,9 @@ from types import ModuleType
 
 import pytest
 
+from keras_gemma.cli import train
+from keras_gemma.cli.common import Settings
+
 pytestmark = pytest.mark.once
 
 RECIPE = {"seed": 1, "tokens": 100, "optimizer": {"learning_rate": 0.1}}
@@ -40,6 +43,11 @@ def test_a_recipe_is_run_with_what_was_set(run, trainer, tmp_path):
     assert str(tmp_path / "out" / "preset") in result.stdout
 
 
+def test_a_value_that_is_no_json_is_a_text(run, trainer):
+    run("train", trainer[0], "--set", "tokens=many")
+    assert trainer[1][0][0]["tokens"] == "many"
+
+
 def test_progress_is_told_in_lines_where_there_is_no_terminal(run, trainer):
     result = run("train", trainer[0])
     assert "step 1/3  loss 2.000" in result.stderr and "step 3/3" in result.stderr
@@ -59,6 +67,7 @@ def test_json_tells_what_was_measured(run, trainer):
         ("optimizer.rate=3", "has no 'optimizer.rate'"),
         ("tokens.x=3", "has no 'tokens.x'"),
         ("tokens", "KEY=VALUE"),
+        ("", "KEY=VALUE"),
     ],
 )
 def test_a_change_of_what_is_not_there_is_told(run, trainer, change, told):
@@ -84,3 +93,12 @@ def test_the_code_shown_runs_the_same(run, trainer, monkeypatch):
     code = code.replace("resume=False", "resume=False, on_progress=print")
     exec(compile(code, "shown", "exec"), {})  # noqa: S102
     assert trainer[1][0][0]["tokens"] == 7
+
+
+def test_in_a_terminal_there_is_a_bar(monkeypatch, capsys):
+    settings = Settings(None, None, as_json=False, quiet=False, debug=False)
+    monkeypatch.setattr(Settings, "is_terminal", True)
+    with train.progress(settings) as report:
+        for step in (1, 2):
+            report({"step": step, "steps": 2, "loss": 1.25, "tokens_per_second": 1e3})
+    assert "step 2/2" in (shown := capsys.readouterr().err) and "loss 1.250" in shown
