@@ -91,22 +91,24 @@ class Sampler:
             "one token id per row."
         )
 
-    def draw(self, probabilities_BC, ids_BC=None):
+    def draw(self, probabilities_BC, ids_BC=None, keys=None):
         """Draw one token of each row; `ids_BC` names the candidates, all of them by default.
 
-        Probabilities need not sum to one.
+        Probabilities need not sum to one. `keys` are those of `keys()`, for a draw inside a
+        condition.
         """
         rows, width = ops.shape(probabilities_BC)
         everything = ids_BC is None
         ids_BC = ops.arange(width, dtype="int32")[None] if everything else ids_BC
-        seeds_B, counters_B = self._keys(rows)
+        seeds_B, counters_B = keys or self.keys(rows)
         noise_BC = noise_of(seeds_B, counters_B, ops.cast(ids_BC, "int32"))
         place_B = ops.argmax(ops.log(probabilities_BC) + noise_BC, axis=-1)
         if everything:
             return place_B
         return ops.take_along_axis(ids_BC, place_B[:, None], axis=-1)[:, 0]
 
-    def _keys(self, rows):
+    def keys(self, rows: int):
+        """What the next draw of each row depends on: its seed and its place in the text."""
         context = _CONTEXT.get()
         if context is not None:
             return context.seeds, context.lengths
