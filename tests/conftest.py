@@ -44,3 +44,13 @@ def backbone():
     from keras_gemma import GemmaBackbone
 
     return loud(GemmaBackbone(**SIZES, **WINDOWED))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A small vocabulary, for tests that need text but no trained model."""
+    from vocabularies import TURNS, train
+
+    from keras_gemma import GemmaTokenizer
+
+    return GemmaTokenizer(train([*TURNS, "\n"]))

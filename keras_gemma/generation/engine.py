@@ -61,7 +61,7 @@ class Engine:
         state = GenerationState(
             token_ids,
             lengths,
-            np.ones(len(prompts), "bool"),
+            lengths < np.array(limits, "int32"),
             empty_caches(self.stack.config, len(prompts), slots, self.dtype),
             np.array(seeds, "int32"),
             np.array(limits, "int32"),

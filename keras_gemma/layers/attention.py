@@ -7,6 +7,7 @@ import keras
 
 from keras_gemma.config import GemmaConfig
 from keras_gemma.layers.attend import attend
+from keras_gemma.layers.fan_in import FanIn
 from keras_gemma.layers.rms_normalization import RMSNormalization
 from keras_gemma.layers.rotary import rotate
 
@@ -46,7 +47,7 @@ class GemmaAttention(keras.layers.Layer):
         return keras.layers.EinsumDense(
             equation,
             (None, *shape),
-            kernel_initializer=keras.initializers.RandomNormal(stddev=fan_in**-0.5),
+            kernel_initializer=FanIn(fan_in),
             dtype=self.dtype_policy,
             name=name,
         )

@@ -9,6 +9,7 @@ import keras
 
 from keras_gemma.config import GemmaConfig
 from keras_gemma.layers.attention import GemmaAttention
+from keras_gemma.layers.fan_in import FanIn
 from keras_gemma.layers.rms_normalization import RMSNormalization
 
 
@@ -48,7 +49,7 @@ class GemmaDecoderBlock(keras.layers.Layer):
         return keras.layers.EinsumDense(
             equation,
             (None, outputs),
-            kernel_initializer=keras.initializers.RandomNormal(stddev=fan_in**-0.5),
+            kernel_initializer=FanIn(fan_in),
             dtype=self.dtype_policy,
             name=name,
         )

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_gemma.config import GemmaConfig
+from keras_gemma.layers.fan_in import FanIn
 
 
 class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
@@ -21,7 +22,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
             config.hidden_dim,
             tie_weights=True,
             # Scaled vectors then have unit variance, and so have the first logits.
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.hidden_dim**-0.5),
+            embeddings_initializer=FanIn(config.hidden_dim),
             logit_soft_cap=config.final_logit_soft_cap,
             **kwargs,
         )

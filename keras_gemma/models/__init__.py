@@ -2,6 +2,7 @@
 
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.causal_lm import Gemma3CausalLM, GemmaCausalLM
+from keras_gemma.models.chat import Chat
 from keras_gemma.text import (
     Gemma3CausalLMPreprocessor,
     Gemma3Tokenizer,
@@ -10,6 +11,7 @@ from keras_gemma.text import (
 )
 
 __all__ = [
+    "Chat",
     "Gemma3Backbone",
     "Gemma3CausalLM",
     "Gemma3CausalLMPreprocessor",

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_gemma.config import GemmaConfig
+from keras_gemma.distribution import gemma_layout_map
 from keras_gemma.layers import Gemma3DecoderBlock, GemmaDecoderBlock, TokenPositions
 from keras_gemma.models.decoder_stack import DecoderStack
 from keras_gemma.models.preset_model import PresetBackbone
@@ -87,8 +88,6 @@ class DecoderBackbone(PresetBackbone):
         A map sees paths, never head counts: without `config`, keys and values stay whole over
         the model axis, which is right for every Gemma; with it they are split where they divide.
         """
-        from keras_gemma.distribution.layout_map import gemma_layout_map
-
         return gemma_layout_map(
             device_mesh, model_parallel_dim_name, data_parallel_dim_name, config
         )

@@ -8,7 +8,7 @@ import keras
 
 from keras_gemma import samplers
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
-from keras_gemma.models.fit_data import is_tf_dataset, to_batches
+from keras_gemma.models.fit_data import is_text, is_tf_dataset, split, to_batches
 from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
@@ -55,6 +55,18 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         for part in ("backbone", "preprocessor"):
             config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
+
+    def summary(self, **keywords: Any) -> None:
+        """Print the layers and their parameters, the preprocessor first."""
+        if self.preprocessor is not None:
+            tokenizer = self.preprocessor.tokenizer
+            show = keywords.get("print_fn") or print
+            show(
+                f'Preprocessor: "{self.preprocessor.name}", rows of '
+                f"{self.preprocessor.sequence_length:,} tokens; {tokenizer.name} "
+                f"({type(tokenizer).__name__}), {tokenizer.vocabulary_size():,} pieces"
+            )
+        super().summary(**keywords)
 
     # --- training ---
 
@@ -117,6 +129,14 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         """
         self._warn_of_standstill()
         shuffle = kwargs.get("shuffle", True)
+        if is_text(x):
+            if y is not None or kwargs.get("sample_weight") is not None:
+                raise ValueError(
+                    "Text brings its own labels and weights: leave y and sample_weight out. Pairs "
+                    "are given as {'prompts': [...], 'responses': [...]}."
+                )
+            if share := kwargs.pop("validation_split", 0):
+                x, kwargs["validation_data"] = split(x, share)
         validation = kwargs.pop("validation_data", None)
         if validation is not None:
             kwargs["validation_data"] = self._batches_of(validation, batch_size)
@@ -127,6 +147,11 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         """Loss, accuracy and perplexity on held-out data, given as to `fit`."""
         x = to_batches(x, self.preprocessor, batch_size)
         return super().evaluate(x, y, batch_size=_unless_batched(x, batch_size), **kwargs)
+
+    def predict(self, x, batch_size=None, **kwargs: Any):
+        """Logits of texts or of batches of integers, as `keras.Model.predict`."""
+        x = to_batches(x, self.preprocessor, batch_size)
+        return super().predict(x, batch_size=_unless_batched(x, batch_size), **kwargs)
 
     def _batches_of(self, validation, batch_size):
         if isinstance(validation, tuple) and len(validation) == 1:

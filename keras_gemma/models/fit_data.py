@@ -33,12 +33,29 @@ def is_text(x: Any) -> bool:
 def to_batches(x, preprocessor, batch_size=None, shuffle=False):
     """`x` as something Keras's `fit` takes: batches of `(inputs, labels, weights)`."""
     if is_tf_dataset(x):
-        return x.map(preprocessor) if _spec_is_text(x.element_spec) else x
+        return x.map(_needed(preprocessor)) if _spec_is_text(x.element_spec) else x
     if isinstance(x, keras.utils.PyDataset):
-        return TextDataset(x, preprocessor) if is_text(_features(x[0])) else x
+        return TextDataset(x, _needed(preprocessor)) if is_text(_features(x[0])) else x
     if is_text(x):
-        return TextBatches(x, preprocessor, batch_size or 32, shuffle)
+        return TextBatches(x, _needed(preprocessor), batch_size or 32, shuffle)
     return x
+
+
+def split(texts, share):
+    """The first texts, and the last `share` of them, to train on and to validate with."""
+    texts = _by_row(texts)
+    count = _count(texts)
+    first = count - int(count * share)
+    return _select(texts, range(first)), _select(texts, range(first, count))
+
+
+def _needed(preprocessor):
+    if preprocessor is None:
+        raise ValueError(
+            "Text needs a preprocessor, and this model has none (preprocessor=None). Attach one, "
+            "or give integers: x={'token_ids', 'padding_mask'}, y and sample_weight."
+        )
+    return preprocessor
 
 
 def _features(batch):

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import keras
 
+from keras_gemma.layers import left_blank
 from keras_gemma.presets import PresetError, bundle, registry
 
 
@@ -62,9 +63,11 @@ class PresetBackbone(PresetModel):
                 f"Call {files.class_name.replace('Backbone', '')}… instead."
             )
         config = {**files.config, **kwargs, "dtype": dtype or keras.config.dtype_policy()}
-        backbone = cls(**config)
-        if files.weights is not None:
-            backbone.load_weights(files.weights)
+        if files.weights is None:
+            return cls(**config)
+        with left_blank():
+            backbone = cls(**config)
+        backbone.load_weights(files.weights)
         return backbone
 
     def save_to_preset(self, preset_dir):

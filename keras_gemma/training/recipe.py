@@ -21,8 +21,11 @@ def run(
     out: Path,
     resume: bool = False,
     on_progress: Callable[[dict], None] = print,
+    checkpoint_minutes: float = 2.0,
 ) -> dict[str, Any]:
     """Train as `recipe` says and save a preset in `out/preset`; returns what was measured.
+
+    While it runs, `out/checkpoint.npz` is written every `checkpoint_minutes`.
 
     The order of the rows and the first weights follow from the recipe's seed: a run that is
     stopped and resumed ends with the numbers of one that was not.
@@ -46,15 +49,15 @@ def run(
     if start < steps:
         rows.start, rows.stop = start, steps
         watchers = [
+            Checkpoints(checkpoint, start, checkpoint_minutes),
             Progress(on_progress, start, steps, rows.tokens),
-            Checkpoints(checkpoint, start),
         ]
         model.fit(rows, shuffle=False, verbose=0, callbacks=watchers)
     measured = {
         "tokens_seen": steps * rows.tokens,
         "date": time.strftime("%Y-%m-%d"),
     }
-    model.save_to_preset(out / "preset")
+    _in_dtype(model, recipe.get("saved_dtype", "float32")).save_to_preset(out / "preset")
     (out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
     return measured
 
@@ -65,6 +68,15 @@ def _model(recipe):
     tokenizer = corpus.tokenizer(recipe)
     preprocessor = GemmaCausalLMPreprocessor(tokenizer, recipe["row_length"] - 1)
     return GemmaCausalLM(GemmaBackbone(**recipe["model"]), preprocessor)
+
+
+def _in_dtype(model, dtype):
+    """The model with weights of another dtype, to be saved."""
+    config = {**model.backbone.get_config(), "dtype": dtype}
+    backbone = type(model.backbone).from_config(config)
+    for source, target in zip(model.backbone.variables, backbone.variables):
+        target.assign(source)
+    return type(model)(backbone, model.preprocessor)
 
 
 def _optimizer(settings, steps):

@@ -1,0 +1,39 @@
+"""How new weights are drawn, and how that is left out where they are loaded anyway."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import keras
+from keras import ops
+
+_blank = contextvars.ContextVar("blank", default=False)
+
+
+@contextlib.contextmanager
+def left_blank() -> Iterator[None]:
+    """Weights made inside are zeros: drawing numbers that a file replaces takes time and memory."""
+    token = _blank.set(True)
+    try:
+        yield
+    finally:
+        _blank.reset(token)
+
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class FanIn(keras.initializers.Initializer):
+    """Normal draws with variance `1 / inputs`, so that a sum over the inputs has unit variance.
+
+    Keras guesses the inputs from a kernel's shape, and guesses wrong for heads in three axes.
+    """
+
+    def __init__(self, inputs: int):
+        self.inputs = inputs
+
+    def __call__(self, shape, dtype=None):
+        if _blank.get():
+            return ops.zeros(shape, dtype)
+        return keras.random.normal(shape, stddev=self.inputs**-0.5, dtype=dtype)
+
+    def get_config(self):
+        return {"inputs": self.inputs}
