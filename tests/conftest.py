@@ -4,16 +4,16 @@ import keras
 import numpy as np
 import pytest
 
-SIZES = dict(
-    vocabulary_size=96,
-    num_layers=3,
-    num_query_heads=4,
-    num_key_value_heads=2,
-    hidden_dim=24,
-    intermediate_dim=64,
-    head_dim=8,
-)
-WINDOWED = dict(use_sliding_window_attention=True, sliding_window_size=4)
+SIZES = {
+    "vocabulary_size": 96,
+    "num_layers": 3,
+    "num_query_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_dim": 24,
+    "intermediate_dim": 64,
+    "head_dim": 8,
+}
+WINDOWED = {"use_sliding_window_attention": True, "sliding_window_size": 4}
 
 
 def loud(model, seed=0, scale=0.6):

@@ -54,9 +54,7 @@ def chapters(modules: Path = MODULES) -> Iterator[Chapter]:
     for books in bible.get_structure().get_books().values():
         for book in books:
             for chapter in range(1, book.num_chapters + 1):
-                verses = bible.get_iter(
-                    books=[book.name], chapters=[chapter], clean=False
-                )
+                verses = bible.get_iter(books=[book.name], chapters=[chapter], clean=False)
                 text = plain(" ".join(verses))
                 if text:
                     yield Chapter(f"{book.name} {chapter}", text)

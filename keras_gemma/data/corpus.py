@@ -21,7 +21,6 @@ from keras_gemma.data import bible, skills, stories, wordnet
 from keras_gemma.text import GemmaTokenizer, encode_turns, pack
 from keras_gemma.text.training_rows import split_long
 
-
 # Part of the names of cached files; raise it when the rows of a recipe come out otherwise.
 _VERSION = 1
 
@@ -127,9 +126,7 @@ def _train_tokenizer(lines, size):
     return model.getvalue()
 
 
-def rows(
-    recipe: Mapping[str, Any], tokenizer: GemmaTokenizer, cache: Path | None = None
-) -> Rows:
+def rows(recipe: Mapping[str, Any], tokenizer: GemmaTokenizer, cache: Path | None = None) -> Rows:
     """The rows of a recipe, enough for its tokens; made once and then read from the disk.
 
     `"loss": "model"` counts the model's turns only, `"all"` every token.

@@ -145,8 +145,11 @@ class _World:
 
     def say(self, name: str, form: str) -> str:
         if name == "both":
-            either = ("they", "the two friends", f"{self.roles['A']['name']} and "
-                      f"{self.roles['B']['name']}")
+            either = (
+                "they",
+                "the two friends",
+                f"{self.roles['A']['name']} and {self.roles['B']['name']}",
+            )
             text = self.rng.choice(either)
             return text[0].upper() + text[1:] if form == "Cap" else text
         if name in ("weather", "weather2"):

@@ -90,7 +90,9 @@ class Engine:
 
     def _step(self, state):
         newest = ops.take_along_axis(state.token_ids, (state.lengths - 1)[:, None], axis=1)
-        positions = Positions((state.lengths - 1)[:, None], ops.cast(state.running, "int32")[:, None])
+        positions = Positions(
+            (state.lengths - 1)[:, None], ops.cast(state.running, "int32")[:, None]
+        )
         logits, caches = self._next_logits(newest, positions, state.caches)
         return self._chosen(state._replace(caches=caches, steps=state.steps - 1), logits)
 

@@ -36,9 +36,7 @@ class GemmaAttention(keras.layers.Layer):
         if rules.normalize_query_key:
             self.query_norm = self._norm(config, "query_norm")
             self.key_norm = self._norm(config, "key_norm")
-        self.output_dense = self._dense(
-            "btnh,nhd->btd", (width,), heads * head, "attention_output"
-        )
+        self.output_dense = self._dense("btnh,nhd->btd", (width,), heads * head, "attention_output")
         self.dropout_layer = None
         if config.dropout:
             self.dropout_layer = keras.layers.Dropout(config.dropout, dtype=self.dtype_policy)

@@ -100,7 +100,9 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         super().compile(
             optimizer=optimizer,
             loss=None if self._automatic_loss else loss,
-            weighted_metrics=None if automatic_metrics and self._automatic_loss else weighted_metrics,
+            weighted_metrics=None
+            if automatic_metrics and self._automatic_loss
+            else weighted_metrics,
             **kwargs,
         )
         self._reports_tokens = automatic_metrics and self._automatic_loss

@@ -52,16 +52,18 @@ class TextGeneration:
             ValueError: a prompt doesn't fit `max_length`, an id is outside the vocabulary.
             TypeError: something among the prompts is not a string.
         """
-        keywords = dict(
-            max_length=max_length,
-            stop_token_ids=stop_token_ids,
-            strip_prompt=strip_prompt,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            seed=seed,
-        )
+        keywords = {
+            "max_length": max_length,
+            "stop_token_ids": stop_token_ids,
+            "strip_prompt": strip_prompt,
+            "max_new_tokens": max_new_tokens,
+            "stop": stop,
+            "seed": seed,
+        }
         if is_tf_dataset(inputs):
-            return _joined([self.generate(batch, **keywords) for batch in inputs.as_numpy_iterator()])
+            return _joined(
+                [self.generate(batch, **keywords) for batch in inputs.as_numpy_iterator()]
+            )
         if isinstance(inputs, Mapping) and "token_ids" in inputs:
             return self._generate_arrays(inputs, **keywords)
         if isinstance(inputs, Mapping) and "prompts" in inputs:
@@ -70,8 +72,7 @@ class TextGeneration:
         del keywords["strip_prompt"]
         prompts = [self._encode(text) for text in texts]
         answers = [
-            self._decode(ids, StopStrings(stop))
-            for ids in self._generate_rows(prompts, **keywords)
+            self._decode(ids, StopStrings(stop)) for ids in self._generate_rows(prompts, **keywords)
         ]
         if not strip_prompt:
             answers = [text + answer for text, answer in zip(texts, answers)]
@@ -199,7 +200,9 @@ class TextGeneration:
         size = self.backbone.config.vocabulary_size
         for token in prompt:
             if not 0 <= token < size:
-                raise ValueError(f"Id {token} is outside the vocabulary of {size}: 0 to {size - 1}.")
+                raise ValueError(
+                    f"Id {token} is outside the vocabulary of {size}: 0 to {size - 1}."
+                )
 
     def _stop_ids(self, stop_token_ids):
         if stop_token_ids is None:

@@ -13,7 +13,9 @@ from keras_gemma.training import checkpoints
 class Progress(keras.callbacks.Callback):
     """Calls `report(dict)` every `every` steps: step, steps, loss, tokens seen and per second."""
 
-    def __init__(self, report: Callable[[dict], None], start: int, steps: int, tokens: int, every=20):
+    def __init__(
+        self, report: Callable[[dict], None], start: int, steps: int, tokens: int, every=20
+    ):
         super().__init__()
         self.report, self.step, self.steps, self.tokens = report, start, steps, tokens
         self.every = every

@@ -48,4 +48,8 @@ def _variables(model):
 def _bits(variable):
     """The value as NumPy can store it; float32 holds every bfloat16 exactly."""
     value = keras.ops.convert_to_numpy(variable)
-    return value.astype("float32") if value.dtype.kind == "V" or "float16" in str(value.dtype) else value
+    return (
+        value.astype("float32")
+        if value.dtype.kind == "V" or "float16" in str(value.dtype)
+        else value
+    )

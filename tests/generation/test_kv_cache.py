@@ -56,9 +56,7 @@ def test_chunks_then_single_tokens_equal_the_whole_text(stack, size, left):
     extra = 6
     both = texts(extra)
     caches = empty_caches(stack.config, 2, BUCKET + extra, "float32")
-    states, caches = chunked(
-        stack, [text[:-extra] for text in both], caches, size, left
-    )
+    states, caches = chunked(stack, [text[:-extra] for text in both], caches, size, left)
     for step in range(extra):
         places = [length + step for length in LENGTHS]
         newest = np.array([[text[place]] for text, place in zip(both, places)])

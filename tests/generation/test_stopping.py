@@ -10,9 +10,11 @@ from keras_gemma.generation import StopStrings
 @pytest.mark.parametrize("strings", [["END"], ["ab", "abc"], ["xx"], ["\n\n"]])
 def test_however_the_text_is_cut_the_same_is_shown(strings):
     text = "one aba\nEN ab xENDx\n\nabc more END"
-    first = min(text.find(string) for string in strings if string in text) if any(
-        string in text for string in strings
-    ) else len(text)
+    first = (
+        min(text.find(string) for string in strings if string in text)
+        if any(string in text for string in strings)
+        else len(text)
+    )
     for cuts in itertools.combinations(range(1, len(text)), 2):
         stops, shown = StopStrings(strings), ""
         for start, end in zip((0, *cuts), (*cuts, len(text))):

@@ -1,6 +1,6 @@
 """What the bundled base model computes, for comparison between backends.
 
-    KERAS_BACKEND=jax python tests/golden/recording.py     # writes gemma_tiny_en.json anew
+KERAS_BACKEND=jax python tests/golden/recording.py     # writes gemma_tiny_en.json anew
 """
 
 import json
@@ -42,9 +42,7 @@ def losses():
     model.preprocessor.sequence_length = 32
     model.compile(optimizer=AdamW(1e-4))
     x, y, weights = model.preprocessor(PROMPTS)
-    return [
-        float(model.train_on_batch(x, y, weights, return_dict=True)["loss"]) for _ in range(20)
-    ]
+    return [float(model.train_on_batch(x, y, weights, return_dict=True)["loss"]) for _ in range(20)]
 
 
 if __name__ == "__main__":

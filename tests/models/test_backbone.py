@@ -143,12 +143,12 @@ def test_a_clone_may_call_its_layers_differently(backbone):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(num_layers=0), "num_layers must be a whole number of at least 1"),
-        (dict(num_key_value_heads=3), "num_key_value_heads=3"),
-        (dict(head_dim=7), "head_dim=7 must be even"),
-        (dict(intermediate_dim=63), "intermediate_dim=63 counts both branches"),
-        (dict(dropout=1.0), "dropout must be in"),
-        (dict(vocabulary_size="big"), "vocabulary_size"),
+        ({"num_layers": 0}, "num_layers must be a whole number of at least 1"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads=3"),
+        ({"head_dim": 7}, "head_dim=7 must be even"),
+        ({"intermediate_dim": 63}, "intermediate_dim=63 counts both branches"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"vocabulary_size": "big"}, "vocabulary_size"),
     ],
 )
 def test_bad_sizes_are_named(change, message):

@@ -79,7 +79,9 @@ def test_a_stream_is_the_text_in_pieces(model):
 def test_stop_strings_end_a_text_and_do_not_show(model):
     whole = model.generate(PROMPTS, max_new_tokens=40, strip_prompt=True)
     stop = whole[0][9:14]
-    for text, cut in zip(whole, model.generate(PROMPTS, max_new_tokens=40, stop=stop, strip_prompt=True)):
+    for text, cut in zip(
+        whole, model.generate(PROMPTS, max_new_tokens=40, stop=stop, strip_prompt=True)
+    ):
         assert cut == text.split(stop)[0]
     streamed = "".join(model.stream(PROMPTS[0], max_new_tokens=40, stop=[stop]))
     assert streamed == whole[0].split(stop)[0]

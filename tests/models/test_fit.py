@@ -77,7 +77,8 @@ def test_packing_changes_rows_but_not_the_loss(tokenizer):
     alone, packed = make(tokenizer), make(tokenizer, pack=True)
     packed.set_weights(alone.get_weights())
     a, b = (
-        model.evaluate(TEXTS, batch_size=8, verbose=0, return_dict=True) for model in (alone, packed)
+        model.evaluate(TEXTS, batch_size=8, verbose=0, return_dict=True)
+        for model in (alone, packed)
     )
     close(a["perplexity"], b["perplexity"], 1e-5)
 

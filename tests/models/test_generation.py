@@ -55,14 +55,14 @@ def test_a_row_stops_at_its_stop_token_and_the_others_go_on(model):
 
 def test_ids_and_a_stream_of_ids_are_the_same(model):
     expected = naive(model, PROMPTS[1], 9)[11:]
-    keywords = dict(max_new_tokens=9, stop_token_ids=None)
+    keywords = {"max_new_tokens": 9, "stop_token_ids": None}
     assert model.generate_ids(PROMPTS[1], **keywords) == expected
     assert list(model.stream_ids(PROMPTS[1], **keywords)) == expected
 
 
 def test_the_next_token_follows_new_weights(model):
     other = GemmaCausalLM(loud(GemmaBackbone(**SIZES, **WINDOWED)))
-    keywords = dict(max_new_tokens=5, stop_token_ids=None)
+    keywords = {"max_new_tokens": 5, "stop_token_ids": None}
     before = other.generate_ids(PROMPTS[0], **keywords)
     loud(other.backbone, seed=5)
     after = other.generate_ids(PROMPTS[0], **keywords)
@@ -71,7 +71,7 @@ def test_the_next_token_follows_new_weights(model):
 
 def test_a_seed_gives_the_same_text_and_no_seed_follows_keras(model):
     model.compile(sampler="random")
-    keywords = dict(max_new_tokens=8, stop_token_ids=None)
+    keywords = {"max_new_tokens": 8, "stop_token_ids": None}
     first = model.generate_ids(PROMPTS[0], seed=1, **keywords)
     assert first == model.generate_ids(PROMPTS[0], seed=1, **keywords)
     assert first != model.generate_ids(PROMPTS[0], seed=2, **keywords)
@@ -111,7 +111,7 @@ def test_a_sampler_of_the_users_own(model):
                 ops.log(probabilities), 1, seed=self.seed_generator, dtype="int32"
             )[:, 0]
 
-    keywords = dict(max_new_tokens=6, stop_token_ids=None)
+    keywords = {"max_new_tokens": 6, "stop_token_ids": None}
     greedy = model.generate_ids(PROMPTS[0], **keywords)
     model.compile(sampler=Second())
     assert model.generate_ids(PROMPTS[0], **keywords)[0] != greedy[0]
@@ -124,7 +124,7 @@ def test_a_sampler_of_the_users_own(model):
 
 
 def test_one_candidate_is_greedy(model):
-    keywords = dict(max_new_tokens=6, stop_token_ids=None)
+    keywords = {"max_new_tokens": 6, "stop_token_ids": None}
     greedy = model.generate_ids(PROMPTS[2], **keywords)
     model.compile(sampler=TopKSampler(k=1))
     assert model.generate_ids(PROMPTS[2], **keywords) == greedy
@@ -141,12 +141,12 @@ def test_eager_generation_equals_compiled():
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        (dict(max_length=0), ValueError, "max_length must be at least 1"),
-        (dict(max_length=-3), ValueError, "max_length must be at least 1"),
-        (dict(max_new_tokens=-1), ValueError, "max_new_tokens must be at least 0"),
-        (dict(max_length=2), ValueError, "17 tokens does not fit max_length=2"),
-        (dict(max_length=1.5), TypeError, "whole number"),
-        (dict(stop_token_ids="never"), ValueError, "stop_token_ids must be"),
+        ({"max_length": 0}, ValueError, "max_length must be at least 1"),
+        ({"max_length": -3}, ValueError, "max_length must be at least 1"),
+        ({"max_new_tokens": -1}, ValueError, "max_new_tokens must be at least 0"),
+        ({"max_length": 2}, ValueError, "17 tokens does not fit max_length=2"),
+        ({"max_length": 1.5}, TypeError, "whole number"),
+        ({"stop_token_ids": "never"}, ValueError, "stop_token_ids must be"),
     ],
 )
 def test_bad_limits_are_told(model, change, error, message):

@@ -5,30 +5,30 @@ import numpy as np
 
 from keras_gemma import Gemma3Backbone, Gemma3CausalLM, GemmaBackbone, GemmaCausalLM
 
-SIZES = dict(
-    vocabulary_size=96,
-    num_layers=3,
-    num_query_heads=4,
-    num_key_value_heads=2,
-    hidden_dim=24,
-    intermediate_dim=64,
-    head_dim=8,
-)
-NORMS = dict(use_post_ffw_norm=True, use_post_attention_norm=True)
-WINDOW = dict(use_sliding_window_attention=True, sliding_window_size=4)
+SIZES = {
+    "vocabulary_size": 96,
+    "num_layers": 3,
+    "num_query_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_dim": 24,
+    "intermediate_dim": 64,
+    "head_dim": 8,
+}
+NORMS = {"use_post_ffw_norm": True, "use_post_attention_norm": True}
+WINDOW = {"use_sliding_window_attention": True, "sliding_window_size": 4}
 GEMMA_2 = {**NORMS, **WINDOW, "attention_logit_soft_cap": 20.0, "final_logit_soft_cap": 30.0}
 GEMMA_3 = {**NORMS, **WINDOW, "image_size": None, "num_layers": 7, "use_query_key_norm": True}
 
 # name: (arguments, the option whose absence must show)
 GEMMA = {
-    "multi-query": (dict(num_key_value_heads=1), None),
+    "multi-query": ({"num_key_value_heads": 1}, None),
     "grouped": ({}, None),
-    "multi-head, wider than the model": (dict(num_key_value_heads=4), None),
+    "multi-head, wider than the model": ({"num_key_value_heads": 4}, None),
     "window": (WINDOW, "use_sliding_window_attention"),
-    "attention cap": (dict(attention_logit_soft_cap=20.0), "attention_logit_soft_cap"),
-    "final cap": (dict(final_logit_soft_cap=30.0), "final_logit_soft_cap"),
-    "norm after attention": (dict(use_post_attention_norm=True), "use_post_attention_norm"),
-    "norm after feed-forward": (dict(use_post_ffw_norm=True), "use_post_ffw_norm"),
+    "attention cap": ({"attention_logit_soft_cap": 20.0}, "attention_logit_soft_cap"),
+    "final cap": ({"final_logit_soft_cap": 30.0}, "final_logit_soft_cap"),
+    "norm after attention": ({"use_post_attention_norm": True}, "use_post_attention_norm"),
+    "norm after feed-forward": ({"use_post_ffw_norm": True}, "use_post_ffw_norm"),
     "Gemma 2": (GEMMA_2, "use_sliding_window_attention"),
     "Gemma 2, multi-query": ({**GEMMA_2, "num_key_value_heads": 1}, "attention_logit_soft_cap"),
     "Gemma 2 27B's scale": (

@@ -1,10 +1,11 @@
 """A comparison proves something only where the numbers are large and every option shows."""
 
-import keras_gemma.layers.attention as attention
+import cases
 import numpy as np
 import pytest
 from keras import ops
-import cases
+
+from keras_gemma.layers import attention
 
 
 @pytest.mark.parametrize("name", [*cases.GEMMA, *cases.GEMMA3])

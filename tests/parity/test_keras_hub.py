@@ -1,9 +1,9 @@
 """The same weights give the same logits as KerasHub's Gemma, on every backend."""
 
+import cases
 import numpy as np
 import pytest
 from conftest import close
-import cases
 
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 

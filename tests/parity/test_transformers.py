@@ -1,10 +1,10 @@
 """The same weights give the same logits as Transformers' Gemma, Gemma 2 and Gemma 3."""
 
+import cases
 import numpy as np
 import pytest
 from conftest import close
 from keras import ops
-import cases
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -21,23 +21,23 @@ NAMES = [
 def theirs(name):
     ours = cases.arguments(name)
     gemma3 = name in cases.GEMMA3
-    common = dict(
-        vocab_size=ours["vocabulary_size"],
-        hidden_size=ours["hidden_dim"],
-        intermediate_size=ours["intermediate_dim"] // (1 if gemma3 else 2),
-        num_hidden_layers=ours["num_layers"],
-        num_attention_heads=ours["num_query_heads"],
-        num_key_value_heads=ours["num_key_value_heads"],
-        head_dim=ours["head_dim"],
-        rms_norm_eps=ours.get("layer_norm_epsilon", 1e-6),
-        tie_word_embeddings=True,
-        attn_implementation="eager",
-    )
+    common = {
+        "vocab_size": ours["vocabulary_size"],
+        "hidden_size": ours["hidden_dim"],
+        "intermediate_size": ours["intermediate_dim"] // (1 if gemma3 else 2),
+        "num_hidden_layers": ours["num_layers"],
+        "num_attention_heads": ours["num_query_heads"],
+        "num_key_value_heads": ours["num_key_value_heads"],
+        "head_dim": ours["head_dim"],
+        "rms_norm_eps": ours.get("layer_norm_epsilon", 1e-6),
+        "tie_word_embeddings": True,
+        "attn_implementation": "eager",
+    }
     normal = ours.get("query_head_dim_normalize", True)
     scale = ours["head_dim"] if normal else ours["hidden_dim"] // ours["num_query_heads"]
     if not name.startswith("Gemma"):
         return transformers.GemmaForCausalLM(transformers.GemmaConfig(**common))
-    common |= dict(query_pre_attn_scalar=scale, sliding_window=ours["sliding_window_size"])
+    common |= {"query_pre_attn_scalar": scale, "sliding_window": ours["sliding_window_size"]}
     if not gemma3:
         config = transformers.Gemma2Config(
             **common,

@@ -79,7 +79,9 @@ def test_a_recipe_may_start_from_a_preset(tmp_path):
     tuned |= {"start": str(tmp_path / "base" / "preset"), "loss": "model", "tokens": 20 * 256}
     tuned |= {"corpus": [{"source": "skills", "share": 1.0, "seed": 4}]}
     recipes.run(tuned, tmp_path / "tuned", on_progress=lambda report: None)
-    assert any((a != b).any() for a, b in zip(weights(tmp_path / "base"), weights(tmp_path / "tuned")))
+    assert any(
+        (a != b).any() for a, b in zip(weights(tmp_path / "base"), weights(tmp_path / "tuned"))
+    )
 
 
 def test_the_model_s_turns_alone_count_when_asked(tmp_path):
