@@ -1,4 +1,7 @@
-"""Writes the generated parts of README.md and all of presets/README.md, from the presets' cards.
+"""Writes the generated parts of README.md and all of presets/README.md.
+
+They come from the presets' cards and, for the bundled models, from what `benchmarks/tiny_quality.py`
+measured (`benchmarks/results/tiny_quality_NAME.json`, where there is one).
 
 python docs/generate.py            # write
 python docs/generate.py --check    # exit 1 if something would change
@@ -6,6 +9,7 @@ python docs/generate.py --check    # exit 1 if something would change
 A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -45,12 +49,43 @@ def bundled_models() -> str:
         ]
         if losses:
             lines.append(f"- Held-out loss in bits per byte: {losses}.")
-        if stories := card.get("stories"):
-            lines.append(f"- Stories: {_sentence(stories)}.")
+        if told := card.get("stories"):
+            lines.append(
+                f"- Of {told['stories']} stories sampled at temperature {told['temperature']}, "
+                f"{told['consistent']:.1%} are whole and mention no name or object that was not "
+                "introduced before."
+            )
+        lines += _measured(name)
         if skills := card.get("skills"):
             lines += ["", *_skills(skills)]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _measured(name):
+    """What stands in the results only: rivals, an example, an answer to a foreign question."""
+    path = ROOT / "benchmarks" / "results" / f"tiny_quality_{name}.json"
+    if not path.is_file():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if bible := found.get("bible"):
+        bits = sorted(bible["bits_per_byte"].items(), key=lambda item: item[1])
+        yield ""
+        yield f"Bits per byte on the {bible['chapters']} Bible chapters that were held out:"
+        yield ""
+        yield "| | bits per byte |"
+        yield "|---|---:|"
+        for who, value in bits:
+            yield f"| {'**this model**' if who == 'model' else who} | {value:.3f} |"
+    if samples := found.get("stories", {}).get("samples"):
+        yield ""
+        yield f"The first of those {found['stories']['stories']} stories, unchosen:"
+        yield ""
+        yield from (f"> {line}".rstrip() for line in samples[0].splitlines())
+    if outside := found.get("skills", {}).get("outside"):
+        question, answer = next(iter(outside.items()))
+        yield ""
+        yield f"A question outside its skills, “{question}”, gets: “{' '.join(answer.split())}”"
 
 
 def _skills(skills):
@@ -66,16 +101,6 @@ def _skills(skills):
     for name, skill in sorted(skills.items(), key=lambda item: -item[1]["accuracy"]):
         held_out = "yes" if skill["held_out"] else "no"
         yield f"| {name.replace('_', ' ')} | {skill['accuracy']:.1%} | {held_out} |"
-
-
-def _sentence(value):
-    if not isinstance(value, dict):
-        return str(value)
-    return "; ".join(f"{key.replace('_', ' ')}: {_number(part)}" for key, part in value.items())
-
-
-def _number(value):
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def presets() -> str:
