@@ -3,5 +3,15 @@
 from keras_gemma.generation.engine import Engine, GenerationState, bucket
 from keras_gemma.generation.kv_cache import KVCache, empty_caches
 from keras_gemma.generation.stopping import StopStrings
+from keras_gemma.generation.streaming import end_ids, text_pieces
 
-__all__ = ["Engine", "GenerationState", "KVCache", "StopStrings", "bucket", "empty_caches"]
+__all__ = [
+    "Engine",
+    "GenerationState",
+    "KVCache",
+    "StopStrings",
+    "bucket",
+    "empty_caches",
+    "end_ids",
+    "text_pieces",
+]

@@ -4,8 +4,8 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from keras_gemma.generation import StopStrings
-from keras_gemma.text import Message, StreamDecoder, encode_turns
+from keras_gemma.generation import StopStrings, text_pieces
+from keras_gemma.text import Message, encode_turns
 
 
 class Chat:
@@ -83,7 +83,7 @@ class Chat:
                 "undo(), or start anew with reset()."
             )
         tokens = self.model.stream_ids(ids, max_length=limit, **keywords)
-        answer = self._answer(turns, self._pieces(tokens, stops))
+        answer = self._answer(turns, text_pieces(self._tokenizer, tokens, stops))
         self._speaking = weakref.ref(answer)
         return answer
 
@@ -133,17 +133,6 @@ class Chat:
 
     def _keep(self, turns, said):
         self._turns = [*turns, {"role": "model", "content": "".join(said)}]
-
-    def _pieces(self, tokens, stops):
-        decoder = StreamDecoder(self._tokenizer)
-        ends = self._tokenizer.end_token_id, self._tokenizer.end_of_turn_token_id
-        for token in tokens:
-            if token not in ends and (piece := stops.push(decoder.push(token))):
-                yield piece
-            if stops.found:
-                return
-        if piece := stops.push(decoder.finish()) + stops.finish():
-            yield piece
 
     def _interrupt(self):
         """One answer at a time: one that somebody still holds ends where it is."""

@@ -8,10 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gemma.generation import Engine, StopStrings
+from keras_gemma.generation import Engine, StopStrings, end_ids, text_pieces
 from keras_gemma.models.fit_data import is_text, is_tf_dataset
 from keras_gemma.samplers import row_seeds
-from keras_gemma.text import StreamDecoder
 
 # Tokens made between two looks at the text, when stop strings must be searched for.
 _STRIDE = 8
@@ -212,7 +211,7 @@ class TextGeneration:
                 raise ValueError(
                     f'stop_token_ids must be "auto", None or ids, not {stop_token_ids!r}.'
                 )
-            return _ends(self._tokenizer('stop_token_ids="auto"'))
+            return end_ids(self._tokenizer('stop_token_ids="auto"'))
         return {operator.index(token) for token in stop_token_ids}
 
     # --- text ---
@@ -235,16 +234,7 @@ class TextGeneration:
         return "".join(self._pieces(ids, stops))
 
     def _pieces(self, ids, stops):
-        """Ids to pieces of text, without stop tokens and whatever follows a stop string."""
-        tokenizer = self._tokenizer("Text")
-        decoder, silent = StreamDecoder(tokenizer), _ends(tokenizer)
-        for token in ids:
-            if token not in silent and (piece := stops.push(decoder.push(token))):
-                yield piece
-            if stops.found:
-                return
-        if piece := stops.push(decoder.finish()) + stops.finish():
-            yield piece
+        return text_pieces(self._tokenizer("Text"), ids, stops)
 
     # --- arrays ---
 
@@ -264,11 +254,6 @@ class TextGeneration:
             out["token_ids"][row, : len(text)] = text
             out["padding_mask"][row, : len(text)] = True
         return out
-
-
-def _ends(tokenizer):
-    """The ids with which a model ends a text or its turn."""
-    return {tokenizer.end_token_id, tokenizer.end_of_turn_token_id} - {None}
 
 
 def _numpy(x):
