@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def stories(model, count: int, seed: int = 7, rows_at_once: int = 50) -> dict:
         "different": len(set(texts)),
         "whole": round(sum(told.whole for told in judged) / count, 4),
         "consistent": round(sum(told.whole and told.consistent for told in judged) / count, 4),
-        "strangers": sorted(strangers),
+        "strangers": Counter(strangers).most_common(20),
         "samples": texts[:10],
     }
 

@@ -21,19 +21,18 @@ def left_blank() -> Iterator[None]:
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class FanIn(keras.initializers.Initializer):
+class FanIn(keras.initializers.RandomNormal):
     """Normal draws with variance `1 / inputs`, so that a sum over the inputs has unit variance.
 
     Keras guesses the inputs from a kernel's shape, and guesses wrong for heads in three axes.
     """
 
-    def __init__(self, inputs: int):
+    def __init__(self, inputs: int, seed: int | None = None):
+        super().__init__(stddev=inputs**-0.5, seed=seed)
         self.inputs = inputs
 
     def __call__(self, shape, dtype=None):
-        if _blank.get():
-            return ops.zeros(shape, dtype)
-        return keras.random.normal(shape, stddev=self.inputs**-0.5, dtype=dtype)
+        return ops.zeros(shape, dtype) if _blank.get() else super().__call__(shape, dtype)
 
     def get_config(self):
-        return {"inputs": self.inputs}
+        return {"inputs": self.inputs, "seed": self._init_seed}
