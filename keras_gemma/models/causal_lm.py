@@ -117,11 +117,15 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             config["loss"] = "auto"
         if self._reports_tokens:
             config["weighted_metrics"] = "auto"
-        return {**config, "sampler": keras.saving.serialize_keras_object(self.sampler)}
+        config["sampler"] = keras.saving.serialize_keras_object(self.sampler)
+        return {**config, "has_trained": self.optimizer.built}
 
     def compile_from_config(self, config):
+        config = dict(config)
+        has_trained = config.pop("has_trained")
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        if has_trained:  # the file then holds the optimizer's state, which needs a place
+            self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs: Any):
         """Train on texts, `{"prompts", "responses"}`, conversations, or batches of integers.
