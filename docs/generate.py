@@ -25,6 +25,7 @@ NONE_YET = "_No preset is bundled in this state of the repository._"
 def bundled_models() -> str:
     """What the bundled models are and how well they do, as their cards say."""
     cards = {name: registry.card(name) for name in registry.names() if registry.is_bundled(name)}
+    cards = dict(sorted(cards.items(), key=lambda item: item[1]["kind"]))  # "base" comes first
     if not cards:
         return NONE_YET
     parts = []

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.once
 ROOT = Path(__file__).resolve().parents[2]
 CARD = {
     "description": "Made up.",
+    "kind": "instruct",
     "parameters": 1_000_000,
     "dtype": "bfloat16",
     "training": {
