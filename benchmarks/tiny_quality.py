@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -225,6 +226,8 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     chosen = parser.parse_args()
 
+    # A checkout needs no installation to be measured.
+    sys.path.insert(0, str(ROOT))
     from keras_gemma import GemmaCausalLM
     from keras_gemma.presets import registry
 
