@@ -134,7 +134,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         preprocessor; arrays and data sets of `(inputs, labels, weights)` pass as they are.
         """
         self._warn_of_standstill()
-        shuffle = kwargs.get("shuffle", True)
+        # A `tf.data.Dataset` comes in an order of its own; Keras warns of the default.
+        shuffle = kwargs.setdefault("shuffle", not is_tf_dataset(x))
         if is_text(x):
             if y is not None or kwargs.get("sample_weight") is not None:
                 raise ValueError(

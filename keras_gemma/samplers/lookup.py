@@ -1,7 +1,7 @@
 """From a name, an object or a saved dict to a sampler."""
 
 import difflib
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -49,7 +49,7 @@ def get(identifier: Any) -> Sampler:
 
 def serialize(sampler: Sampler) -> dict[str, Any]:
     """A dict of plain values that `deserialize` makes an equal sampler of."""
-    return keras.saving.serialize_keras_object(sampler)
+    return cast(dict[str, Any], keras.saving.serialize_keras_object(sampler))
 
 
 def deserialize(config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Sampler:

@@ -146,7 +146,7 @@ def test_eager_generation_equals_compiled():
         ({"max_new_tokens": -1}, ValueError, "max_new_tokens must be at least 0"),
         ({"max_length": 2}, ValueError, "17 tokens does not fit max_length=2"),
         ({"max_length": 1.5}, TypeError, "whole number"),
-        ({"stop_token_ids": "never"}, ValueError, "stop_token_ids must be"),
+        ({"stop_token_ids": "never", "max_new_tokens": 1}, ValueError, "stop_token_ids must be"),
     ],
 )
 def test_bad_limits_are_told(model, change, error, message):
