@@ -9,21 +9,41 @@ from keras import ops
 
 from keras_gemma import GemmaBackbone
 from keras_gemma.generation import empty_caches
+from keras_gemma.generation.compiled import compiler
 from keras_gemma.layers import Positions
 
 LENGTHS = [3, 11]  # one row shorter than the window of 4, one longer
 BUCKET = 16
 
 
+class Stack:
+    """A decoder stack whose forward pass is compiled once per shape."""
+
+    def __init__(self, backbone):
+        self.config = backbone.stack.config
+        forward = compiler(backbone.variables).program(
+            lambda caches, ids, positions: backbone.stack.hidden_states(ids, positions, caches)
+        )
+        self.hidden_states = lambda ids, positions, caches=(): forward(
+            caches, ops.convert_to_tensor(ids, "int32"), Positions(*map(tensor, positions))
+        )
+
+
+def tensor(x):
+    return ops.convert_to_tensor(x, "int32")
+
+
 @pytest.fixture(scope="module")
 def stack():
-    return loud(GemmaBackbone(**SIZES, **WINDOWED, use_post_attention_norm=True)).stack
+    return Stack(loud(GemmaBackbone(**SIZES, **WINDOWED, use_post_attention_norm=True)))
 
 
 def whole(stack, ids):
-    """Hidden states of one text, all at once."""
-    row = Positions(np.arange(len(ids))[None], np.ones((1, len(ids)), "int32"))
-    return ops.convert_to_numpy(stack.hidden_states(np.array([ids]), row)[0])[0]
+    """Hidden states of one text, all at once; padded, so that all texts have one shape."""
+    row, index = np.zeros((1, 2 * BUCKET), "int32"), np.arange(2 * BUCKET)[None]
+    row[0, : len(ids)] = ids
+    positions = Positions(index, (index < len(ids)).astype("int32"))
+    return ops.convert_to_numpy(stack.hidden_states(row, positions)[0])[0, : len(ids)]
 
 
 def texts(extra):

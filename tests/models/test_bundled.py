@@ -40,7 +40,7 @@ def naive(model, text, count):
         row = np.zeros((1, width), "int32")
         row[0, : len(ids)] = ids
         mask = (np.arange(width) < len(ids))[None].astype("int32")
-        logits = ops.convert_to_numpy(model({"token_ids": row, "padding_mask": mask}))
+        logits = model.predict_on_batch({"token_ids": row, "padding_mask": mask})
         token = int(logits[0, len(ids) - 1].argmax())
         if token in (tokenizer.end_token_id, tokenizer.end_of_turn_token_id):
             break

@@ -31,7 +31,7 @@ def naive(model, prompt, count, stop=()):
         row = np.zeros((1, 40), "int32")
         row[0, : len(ids)] = ids
         mask = (np.arange(40) < len(ids))[None].astype("int32")
-        logits = ops.convert_to_numpy(model({"token_ids": row, "padding_mask": mask}))
+        logits = model.predict_on_batch({"token_ids": row, "padding_mask": mask})
         ids.append(int(logits[0, len(ids) - 1].argmax()))
         if ids[-1] in stop:
             break
