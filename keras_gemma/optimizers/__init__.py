@@ -1,6 +1,5 @@
-"""Optimizers and schedules that fit language models of any dtype."""
+"""Optimizers that fit language models of any dtype; schedules are Keras's own."""
 
 from keras_gemma.optimizers.adamw import AdamW
-from keras_gemma.optimizers.schedules import WarmupCosine
 
-__all__ = ["AdamW", "WarmupCosine"]
+__all__ = ["AdamW"]

@@ -83,6 +83,10 @@ def _optimizer(settings, steps):
     """AdamW under a linear warm-up and a cosine that ends with the run."""
     settings = dict(settings)
     peak, warmup = settings.pop("learning_rate"), settings.pop("warmup_steps")
+    if warmup >= steps:
+        raise ValueError(
+            f"warmup_steps={warmup} takes the whole run of {steps} steps. Lower it, or raise tokens."
+        )
     rate = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
         warmup_target=peak,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_gemma.optimizers import AdamW, WarmupCosine
+from keras_gemma.optimizers import AdamW
 
 
 def gradients(steps, shape=(7, 5), seed=1):
@@ -105,7 +105,9 @@ def test_names_excluded_from_decay_are_left_alone():
 def test_state_goes_through_a_file_of_keras(tmp_path):
     def made():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        model.compile(AdamW(WarmupCosine(1e-2, 3, 10), global_clipnorm=1.0), "mse")
+        model.compile(
+            AdamW(keras.optimizers.schedules.CosineDecay(1e-2, 10), global_clipnorm=1.0), "mse"
+        )
         return model
 
     x, y = gradients(1, (8, 4))[0], gradients(1, (8, 3))[0]

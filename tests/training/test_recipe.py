@@ -74,7 +74,7 @@ def test_a_stopped_run_ends_with_the_numbers_of_an_unbroken_one(tmp_path):
 
 
 def test_a_recipe_may_start_from_a_preset(tmp_path):
-    recipes.run({**RECIPE, "tokens": 256}, tmp_path / "base", on_progress=lambda report: None)
+    recipes.run({**RECIPE, "tokens": 10 * 256}, tmp_path / "base", on_progress=lambda report: None)
     tuned = {key: RECIPE[key] for key in ("seed", "row_length", "batch_size", "optimizer")}
     tuned |= {"start": str(tmp_path / "base" / "preset"), "loss": "model", "tokens": 20 * 256}
     tuned |= {"corpus": [{"source": "skills", "share": 1.0, "seed": 4}]}
@@ -94,3 +94,8 @@ def test_the_model_s_turns_alone_count_when_asked(tmp_path):
     text = tokenizer.detokenize(spoken)
     assert "<start_of_turn>" not in text and "capital of" not in text
     assert tokenizer.end_of_turn_token_id in spoken
+
+
+def test_a_run_shorter_than_its_warm_up_is_told(tmp_path):
+    with pytest.raises(ValueError, match="warmup_steps=5 takes the whole run of 2 steps"):
+        recipes.run({**RECIPE, "tokens": 2 * 256}, tmp_path / "run")
