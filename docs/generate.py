@@ -53,8 +53,9 @@ def bundled_models() -> str:
         if told := card.get("stories"):
             lines.append(
                 f"- Of {told['stories']} stories sampled at temperature {told['temperature']}, "
-                f"{told['consistent']:.1%} are whole and mention no name or object that was not "
-                "introduced before."
+                f"{told['whole']:.1%} are whole (80 words, two names and two objects), and "
+                f"{told['consistent']:.1%} also mention no name or object that was not introduced "
+                "before."
             )
         lines += _measured(name)
         if skills := card.get("skills"):

@@ -50,7 +50,7 @@ def test_card_alone_is_enough(generate):
     assert "1,000,000 parameters, 2.0 MB; saw 5,000,000 tokens" in text
     assert "Stories, 60% (Apache-2.0)" in text
     assert "1.500 on a book" in text
-    assert "90.0% are whole" in text
+    assert "99.0% are whole" in text and "90.0% also mention no name" in text
     assert "mean of 2 skills 75.0%" in text
     assert text.index("| spell | 100.0% | no |") < text.index("| count words | 50.0% | yes |")
 

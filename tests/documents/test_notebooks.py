@@ -1,4 +1,4 @@
-"""Every notebook runs whole, on the backend of this test run."""
+"""Every notebook runs whole, on the first backend of a test run: their cells are slow ones."""
 
 import pytest
 from blocks import ROOT, need_presets
@@ -11,6 +11,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 pytestmark = pytest.mark.filterwarnings("default")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_runs_whole(path, monkeypatch):
     need_presets(path.read_text(encoding="utf-8"))

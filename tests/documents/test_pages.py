@@ -33,6 +33,7 @@ def commands():
                         yield pytest.param(part.strip(), id=f"{name(page)}: {part.strip()}")
 
 
+@pytest.mark.once  # a minute or more on PyTorch; what a verb calls is tested on all three
 @pytest.mark.parametrize("command", list(commands()))
 def test_command_of_a_page_runs(command):
     verb = command.split()[1]
