@@ -38,7 +38,8 @@ class TokenPositions(keras.layers.Layer):
         before_BT = ops.pad(highest_BT[:, :-1], [[0, 0], [1, 0]])
         starts_BT = highest_BT > before_BT  # a higher number opens a new document
         first_BT = _running_maximum(ops.where(starts_BT, count_BT, ops.zeros_like(count_BT)))
-        return Positions(count_BT - first_BT, segment_BT)
+        # PyTorch's scan makes floats of whole numbers.
+        return Positions(ops.cast(count_BT - first_BT, "int32"), segment_BT)
 
     def compute_output_spec(self, segments):
         index, segment = (keras.KerasTensor(segments.shape, "int32") for _ in range(2))
