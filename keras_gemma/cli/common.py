@@ -37,8 +37,6 @@ class Settings:
             import keras
 
             keras.ops.zeros(())  # devices are looked for at the first number
-        if self.seed is not None:
-            keras.utils.set_random_seed(self.seed)
         return name
 
     @property
