@@ -17,12 +17,6 @@ from keras_gemma.presets import BadPresetError, PresetError
 
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 
-# keras-hub 0.32 leaves the vocabulary's file open.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
 NAMES = ["grouped", "Gemma 2", "Gemma 3"]
 
 
