@@ -242,7 +242,7 @@ class TextGeneration:
         token_ids = np.atleast_2d(_numpy(inputs["token_ids"]))
         mask = inputs.get("padding_mask")
         mask = np.ones_like(token_ids) if mask is None else np.atleast_2d(_numpy(mask))
-        width = max_length or token_ids.shape[1]
+        width = token_ids.shape[1] if max_length is None else max_length
         prompts = [row[real > 0].tolist() for row, real in zip(token_ids, mask)]
         answers = self._generate_rows(prompts, max_length=width, **keywords)
         texts = answers if strip_prompt else [p + a for p, a in zip(prompts, answers)]

@@ -154,6 +154,11 @@ def test_bad_limits_are_told(model, change, error, message):
         model.generate_ids(PROMPTS[2], **{"stop_token_ids": None, **change})
 
 
+def test_a_limit_of_zero_is_told_for_arrays_too(model):
+    with pytest.raises(ValueError, match="max_length must be at least 1"):
+        model.generate(arrays(PROMPTS), max_length=0, stop_token_ids=None)
+
+
 def test_ids_outside_the_vocabulary_are_told(model):
     with pytest.raises(ValueError, match="Id 96 is outside the vocabulary of 96"):
         model.generate_ids([1, 96], max_new_tokens=2, stop_token_ids=None)
