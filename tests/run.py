@@ -1,4 +1,4 @@
-"""The test command: the whole suite on each backend, one process after another.
+"""The test command: the whole suite on each backend, a process each, two side by side.
 
 python tests/run.py                         # JAX, PyTorch, TensorFlow, and line coverage
 python tests/run.py --backend jax           # one of them
@@ -9,13 +9,17 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as xml
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 BACKENDS = ("jax", "torch", "tensorflow")
-COVERAGE_FLOOR = 90  # per cent of the lines of keras_gemma, over the three backends together
+AT_ONCE = 2
+COVERAGE_FLOOR = 90  # per cent of the lines of keras_gemma, run on the first backend alone
+COVERED = ["--cov=keras_gemma", "--cov-report="]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -28,28 +32,35 @@ def main() -> int:
     arguments = parser.parse_args()
     backends = arguments.backend or BACKENDS
     whole = not arguments.rest and len(backends) == len(BACKENDS)
-    lines, good = [], True
+    began = time.monotonic()
     with TemporaryDirectory() as folder:
-        for place, backend in enumerate(backends):
+
+        def run_one(place):
             marks = [] if arguments.slow else ["not slow"]
             if place:  # the same whatever the backend: the first one has run them
                 marks.append("not once")
-            line, passed = run(backend, " and ".join(marks), arguments.rest, Path(folder))
-            lines.append(line)
-            good = good and passed
+            rest = arguments.rest or ([] if place else COVERED)
+            return run(backends[place], " and ".join(marks), rest, Path(folder), len(backends) > 1)
+
+        # A suite keeps little more than one core busy: it compiles, and waits for what it compiled.
+        with ThreadPoolExecutor(min(AT_ONCE, len(backends))) as pool:
+            results = list(pool.map(run_one, range(len(backends))))
+        good = all(passed for _, passed in results)
         if whole:
             good = coverage(Path(folder)) and good
-    print("\n".join(["", *lines]))
+    print("\n".join(["", *(line for line, _ in results)]))
+    print(f"all: {'passed' if good else 'FAILED'} in {time.monotonic() - began:.0f} s")
     return 0 if good else 1
 
 
-def run(backend, marks, rest, folder):
-    """`(closing line, whether all is well)` of the tests on one backend."""
-    print(f"\n===== {backend} =====", flush=True)
+def run(backend, marks, rest, folder, captured):
+    """`(closing line, whether all is well)` of the tests on one backend.
+
+    What they print comes as they go, or at the end where others run beside them.
+    """
     report = folder / f"{backend}.xml"
-    command = [sys.executable, "-m", "pytest", f"--junitxml={report}", "-q"]
+    command = [sys.executable, "-m", "pytest", f"--junitxml={report}", "-q", "--durations=10"]
     command += ["-m", marks] if marks else []
-    command += rest or ["--cov=keras_gemma", "--cov-report="]
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
@@ -57,8 +68,19 @@ def run(backend, marks, rest, folder):
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     began = time.monotonic()
-    code = subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode
-    seconds = time.monotonic() - began
+    done = subprocess.run(
+        command + rest,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE if captured else None,
+        stderr=subprocess.STDOUT if captured else None,
+    )
+    code, seconds = done.returncode, time.monotonic() - began
+    if captured:
+        text = done.stdout.decode("utf-8", "replace")
+        with PRINTING:
+            print(f"\n===== {backend} =====\n{text}", flush=True)
     counts = counted(report)
     if code:
         verdict = f"FAILED (pytest's exit code {code})"
@@ -85,10 +107,11 @@ def counted(report):
 
 
 _KEYS = ("tests", "skipped", "failures", "errors")
+PRINTING = threading.Lock()
 
 
 def coverage(folder):
-    """Whether enough lines were run by the three backends together; prints what was not."""
+    """Whether enough lines were run by the first backend; prints what was not."""
     environment = {**os.environ, "COVERAGE_FILE": str(folder / ".coverage")}
 
     def call(*arguments):
