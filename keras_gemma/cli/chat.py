@@ -84,9 +84,9 @@ def _answer_once(settings, chat, message, limits):
 
 
 def _greet(settings, preset):
-    from keras_gemma.presets import registry
+    from keras_gemma.conversion.description import describe
 
-    card = registry.describe(preset)
+    card = describe(preset)
     settings.note(f"{preset}: {card['parameters']:,} parameters. /help for help, Ctrl-D to leave.")
     if card.get("kind") in ("base", "code"):
         settings.note(

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from keras_gemma.backend import BACKENDS, choose_backend
+from keras_gemma.cli.progress import progress_bars
 
 # Terminals act on these: C0 but for tab and newline, DEL, and C1.
 _CONTROL_CODES = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\t\n"}
@@ -145,7 +146,9 @@ def load_model(settings: Settings, preset: str) -> Any:
     """The language model of a preset, of the class that its files name."""
     from keras_gemma.presets import registry
 
-    registry.folder(preset)  # unknown or not here: told before a backend takes its time to start
+    # Unknown or without access: told before a backend takes its time to start.
+    with progress_bars(settings) as progress:
+        registry.folder(preset, progress=progress, say=settings.note)
     settings.start_backend()
     from keras_gemma import models
 
@@ -154,9 +157,9 @@ def load_model(settings: Settings, preset: str) -> Any:
 
 def model_class(preset: str) -> str:
     """`GemmaCausalLM`, or `Gemma3CausalLM` for a Gemma 3."""
-    from keras_gemma.presets import registry
+    from keras_gemma.conversion.description import describe
 
-    return registry.describe(preset)["backbone"].replace("Backbone", "CausalLM")
+    return describe(preset)["backbone"].replace("Backbone", "CausalLM")
 
 
 def show_code(settings: Settings, lines: list[str]) -> None:

@@ -38,9 +38,9 @@ def command(settings, preset):
 
 def preset_facts(preset: str) -> dict:
     """What is known of a preset, with the bytes that follow from it."""
-    from keras_gemma.presets import registry
+    from keras_gemma.conversion.description import describe
 
-    facts = {"preset": preset, **registry.describe(preset)}
+    facts = {"preset": preset, **describe(preset)}
     count, dtypes = facts["parameters"], BYTES_PER_NUMBER
     facts["weights_bytes"] = {dtype: count * size for dtype, size in dtypes.items()}
     facts["kv_cache_bytes_per_1000_tokens"] = {

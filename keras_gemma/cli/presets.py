@@ -48,9 +48,7 @@ def command(settings):
     if not console.is_terminal:
         console.width = 140  # a pipe has no width to keep to
     console.print(table)
-    settings.note(
-        "keras-gemma info PRESET tells more. Those not bundled arrive with a later release."
-    )
+    settings.note("keras-gemma info PRESET tells more; keras-gemma download PRESET fetches it.")
 
 
 def short(count: int) -> str:

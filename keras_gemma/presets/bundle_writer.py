@@ -77,14 +77,8 @@ def write(
     Returns:
         The folder.
     """
-    folder = Path(folder).expanduser().resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    exists = folder.is_dir()
-    mark = f"part-{secrets.token_hex(4)}"
-    # Beside or inside the folder: renaming works within one file system only.
-    part = folder / f".{mark}" if exists else folder.parent / f".{folder.name}.{mark}"
-    part.mkdir()
-    try:
+
+    def fill(part: Path) -> None:
         for name, value in files.items():
             text = json.dumps(value, indent=4, allow_nan=False)
             (part / name).write_text(text + "\n", encoding="utf-8")
@@ -93,9 +87,35 @@ def write(
             save(part / "assets" / name)
         if save_weights is not None:
             save_weights(part / "model.weights.h5")
+
+    return write_whole(folder, fill, _OWNED)
+
+
+def write_whole(
+    folder: str | Path, fill: Callable[[Path], Any], owned: tuple[str, ...] = _OWNED
+) -> Path:
+    """Write a folder of any format that has a `config.json`, as `write` does.
+
+    Args:
+        folder: where it shall lie; parents are made.
+        fill: is called with an empty folder, to be filled.
+        owned: patterns of the names that belong to the format, and are replaced.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder).expanduser().resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    exists = folder.is_dir()
+    mark = f"part-{secrets.token_hex(4)}"
+    # Beside or inside the folder: renaming works within one file system only.
+    part = folder / f".{mark}" if exists else folder.parent / f".{folder.name}.{mark}"
+    part.mkdir()
+    try:
+        fill(part)
         _sync_tree(part)
         if exists:
-            _move_into(part, folder)
+            _move_into(part, folder, owned)
         else:
             part.rename(folder)
         _sync(folder.parent)
@@ -104,10 +124,10 @@ def write(
     return folder
 
 
-def _move_into(part, folder):
+def _move_into(part, folder, owned):
     (folder / _MANIFEST).unlink(missing_ok=True)
     _sync(folder)
-    for pattern in _OWNED:
+    for pattern in owned:
         for old in folder.glob(pattern):
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     for new in sorted(part.iterdir(), key=lambda path: path.name == _MANIFEST):

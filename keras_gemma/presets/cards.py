@@ -1,5 +1,6 @@
 """What a preset's card holds. Adding a preset is adding such a file, and no Python."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ KINDS = {
     "instruct": "answers in turns",
     "code": "continues code and fills gaps in it",
     "code instruct": "answers in turns, about code",
+    "safety": "says whether a text breaks a rule",
 }
 
 _FIELDS = {
@@ -35,6 +37,7 @@ _TRAINING = {
     "command": str,
 }
 _CORPUS = {"title": str, "licence": str, "package": str, "share": (int, float)}
+_CHECKSUM = {"sha256": str, "size": int}
 _SKILL = {"accuracy": (int, float), "questions": int, "held_out": bool}
 
 
@@ -44,6 +47,9 @@ def check_card(card: dict[str, Any], where: str) -> dict[str, Any]:
     A bundled preset's card has, beside the common fields, `training` (corpus, tokens seen,
     held-out bits per byte, date, command), and may have `skills` (accuracy of each over how many
     questions, and whether its items were held out from training) and `stories`.
+
+    Any card may have `checksums` (by source and file) and `golden_logits`: both are recorded where
+    there is a network, and never typed in.
 
     Raises:
         BadPresetError: it names the file and the field.
@@ -55,6 +61,7 @@ def check_card(card: dict[str, Any], where: str) -> dict[str, Any]:
         raise BadPresetError(f"{where}: dtype={card['dtype']!r} is none of float32, bfloat16, ….")
     check_backbone(card["backbone"], card["architecture"], f"{where}, architecture")
     _check(card["licence"], {"name": str, "text": str, "accept_at": dict}, f"{where}, licence")
+    _check_recorded(card, where)
     if not card["bundled"]:
         if not card["sources"] or set(card["sources"]) != set(card["licence"]["accept_at"]):
             raise BadPresetError(f"{where}: each of sources needs a page in licence.accept_at.")
@@ -65,6 +72,26 @@ def check_card(card: dict[str, Any], where: str) -> dict[str, Any]:
     for name, skill in card.get("skills", {}).items():
         _check(skill, _SKILL, f"{where}, skills[{name!r}]")
     return card
+
+
+def _check_recorded(card, where):
+    if not isinstance(card.get("golden_logits", {}), Mapping):
+        raise BadPresetError(f"{where}: golden_logits must be an object.")
+    sums = card.get("checksums", {})
+    for source, files in _items(sums, f"{where}, checksums"):
+        if source not in card["sources"]:
+            raise BadPresetError(f"{where}: checksums are of {source!r}, which is no source.")
+        for file, told in _items(files, f"{where}, checksums[{source!r}]"):
+            place = f"{where}, checksums[{source!r}][{file!r}]"
+            _check(told, _CHECKSUM, place)
+            if not re.fullmatch("[0-9a-f]{64}", told["sha256"]):
+                raise BadPresetError(f"{place}: a sha256 has 64 hexadecimal digits.")
+
+
+def _items(value, where):
+    if not isinstance(value, Mapping):
+        raise BadPresetError(f"{where} must be an object.")
+    return value.items()
 
 
 def _check(value, fields, where):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from keras_gemma.presets.errors import BadPresetError
+from keras_gemma.presets.policies import FLOATS, float_policy
 
 
 class Whole(NamedTuple):
@@ -54,7 +55,7 @@ class OneOf(NamedTuple):
 
 SWITCH = OneOf((True, False))
 OFF = OneOf((False, None))
-DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
+DTYPES = FLOATS
 
 SIZES = {
     "vocabulary_size": Whole(1, 2**22),
@@ -118,7 +119,7 @@ def check_backbone(backbone: str, config: Any, where: str) -> dict[str, Any]:
     checked = {}
     for name, value in config.items():
         if name == "dtype":
-            value = _dtype(value, where)
+            value = float_policy(value, where)
         elif name == "name":
             if not isinstance(value, str) or not 0 < len(value) < 200 or "/" in value:
                 raise BadPresetError(f"{where}: name={_shown(value)} is no name of a layer.")
@@ -146,24 +147,6 @@ def _check_together(backbone, config, where):
             f"{where}: intermediate_dim={config['intermediate_dim']} counts two branches and "
             "must be even."
         )
-
-
-def _dtype(value, where):
-    """The name of a policy, from a name or from Keras's record of one."""
-    if value is None:
-        return None
-    name = value
-    if isinstance(value, Mapping):
-        inner = value.get("config")
-        name = inner.get("name") if isinstance(inner, Mapping) else None
-        if value.get("class_name") != "DTypePolicy":
-            raise BadPresetError(
-                f"{where}: dtype is a {_shown(value.get('class_name'))}, and only plain float "
-                f"policies are read ({', '.join(DTYPES)}). Quantized presets are not, yet."
-            )
-    if name not in DTYPES:
-        raise BadPresetError(f"{where}: dtype={_shown(name)} must be one of {', '.join(DTYPES)}.")
-    return name
 
 
 def _shown(value):

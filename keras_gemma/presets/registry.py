@@ -1,16 +1,16 @@
 """What presets and recipes there are, and where their files lie."""
 
-import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from keras_gemma.presets import bundle
+from keras_gemma.presets import bundle, download
 from keras_gemma.presets.cards import check_card
-from keras_gemma.presets.errors import PresetAccessError, PresetError
+from keras_gemma.presets.errors import PresetError
+from keras_gemma.presets.handles import SINGLE_FILES, nearest
+from keras_gemma.presets.parts import PARTS
 from keras_gemma.presets.sizes import parameter_count
-
-SCHEMES = ("kaggle", "hf", "gs", "modelscope")
 
 
 def root() -> Path:
@@ -37,12 +37,19 @@ def is_bundled(name: str) -> bool:
 def card(name: str) -> dict[str, Any]:
     """What is known of a preset, without its weights: see `presets/README.md` for the fields.
 
+    Args:
+        name: one of `names()`, or one of the card's sources: `"hf://google/gemma-2b-it"`, which may
+            also be written `"google/gemma-2b-it"`.
+
     >>> card("gemma_2b_en")["parameters"]
     2506172416
+    >>> card("google/gemma-2b-it") == card("gemma_instruct_2b_en")
+    True
 
     Raises:
         PresetError: there is no such preset; near names are told.
     """
+    name = alias(name) or name
     path = _cards().get(name)
     if path is None:
         raise PresetError(_unknown(name))
@@ -54,20 +61,28 @@ def card(name: str) -> dict[str, Any]:
     return check_card(found, f"{name}/card.json")
 
 
-def describe(preset: str | Path) -> dict[str, Any]:
-    """What is known of a preset given by name or as a folder; of a folder, its sizes only.
+def alias(handle: str) -> str | None:
+    """The name of the preset that has that source, if there is one.
 
-    Raises:
-        PresetError: as `folder` does; but a published preset need not be here.
+    >>> alias("kaggle://keras/gemma/keras/gemma_2b_en/3"), alias("google/gemma-2b")
+    ('gemma_2b_en', 'gemma_2b_en')
     """
-    name = os.fspath(preset)
-    if name in _cards() and (is_bundled(name) or not Path(name).is_dir()):
-        return card(name)
-    return _of_folder(folder(preset))
+    if "/" not in handle:
+        return None
+    written = handle if "://" in handle else f"hf://{handle}"
+    return _by_source().get(written)
+
+
+def _by_source():
+    return {
+        source: name
+        for name, path in _cards().items()
+        for source in bundle.read_json(path.parent, path.name).get("sources", {}).values()
+    }
 
 
 def _of_folder(place):
-    class_name, config, _ = bundle.read_backbone(place, load_weights=False)
+    class_name, config = bundle.read_backbone(place)
     return {
         "backbone": class_name,
         "dtype": config.pop("dtype", None),
@@ -76,35 +91,53 @@ def _of_folder(place):
     }
 
 
-def folder(preset: str | Path) -> Path:
-    """The folder with a preset's files.
+def folder(
+    preset: str | Path, parts: Iterable[str] = PARTS, *, progress: Any = None, say: Any = None
+) -> Path:
+    """The folder with a preset's files, fetched where they are not on this machine.
 
     Args:
-        preset: a name of `names()`, or the path of a preset folder.
+        preset: a name of `names()`; the path of a preset folder, or of a .gguf or .ckpt file; or a
+            handle such as `hf://google/gemma-2b-it`. A folder goes before a handle, a bundled
+            preset before a folder.
+        parts: of `"config"`, `"tokenizer"` and `"weights"`, those that are needed.
+        progress: is told how far each file is, as `download.fetch` does.
+        say: is told in words what takes its time.
 
     Raises:
-        PresetAccessError: a published preset whose files are not here.
+        PresetAccessError: a published preset without access to it, or without a network.
         PresetError: no such preset or folder; near names are told.
     """
     name = os.fspath(preset)
     if is_bundled(name):
         return root() / name
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if name in _cards():
-        raise PresetAccessError(_not_here(name, card(name)))
-    scheme, mark, _ = name.partition("://")
-    if mark and scheme in SCHEMES:
-        raise PresetAccessError(
-            f"{name}: this release downloads nothing yet. Download the preset by other means and "
-            "give its folder instead."
-        )
-    if path.exists():
-        raise PresetError(f"A preset is a folder, and {path} is a file.")
-    if os.sep in name or name.startswith((".", "~")):
-        raise PresetError(f"There is no preset folder {path}.")
-    raise PresetError(_unknown(name))
+    if "://" not in name:
+        path = Path(name).expanduser()
+        if path.is_dir() or (path.is_file() and path.suffix in SINGLE_FILES):
+            return path
+        if path.exists():
+            raise PresetError(
+                f"A preset is a folder, or a file of {' or '.join(SINGLE_FILES)}, and {path} is "
+                "neither."
+            )
+        if name not in _cards() and not alias(name):
+            if os.sep in name or name.startswith((".", "~")):
+                raise PresetError(f"There is no preset folder {path}.{_hub_hint(name)}")
+            raise PresetError(_unknown(name))
+    handle, found = _handle(name)
+    notes = {} if say is None else {"say": say}
+    return download.fetch(handle, parts, card=found, known=_by_source(), progress=progress, **notes)
+
+
+def _handle(name):
+    """`(handle, card or None)` of what is to be fetched."""
+    known = alias(name) or name
+    found = card(known) if known in _cards() else None
+    if "://" in name:
+        return name, found
+    if "/" in name:
+        return f"hf://{name}", found
+    return download.choose(found["sources"]), found
 
 
 def recipe(name_or_path: str | Path) -> dict[str, Any]:
@@ -119,7 +152,7 @@ def recipe(name_or_path: str | Path) -> dict[str, Any]:
     known, name = recipes(), os.fspath(name_or_path)
     if name not in known:
         raise PresetError(
-            f"There is no recipe {name!r}.{_nearest(name, known)} "
+            f"There is no recipe {name!r}.{nearest(name, known)} "
             f"Recipes: {', '.join(known) or 'none'}; or give a JSON file."
         )
     return bundle.read_json(root() / "recipes", f"{name}.json")
@@ -139,21 +172,13 @@ def _cards():
 def _unknown(name):
     known = names()
     return (
-        f"There is no preset {name!r}.{_nearest(name, known)} `keras-gemma presets` lists all "
+        f"There is no preset {name!r}.{nearest(name, known)} `keras-gemma presets` lists all "
         f"{len(known)}; a folder is given by its path."
     )
 
 
-def _nearest(name, known):
-    near = difflib.get_close_matches(name, known, 3, 0.5)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
-def _not_here(name, found):
-    handles = " or ".join(found["sources"].values())
-    licence = found["licence"]
-    return (
-        f"{name} is published as {handles} under the {licence['name']}, to be accepted at "
-        f"{' or '.join(licence['accept_at'].values())}. This release does not download it; a "
-        "later one will. Already downloaded? Give the folder's path instead of the name."
-    )
+def _hub_hint(name):
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+        return ""
+    near = nearest(name, [source.removeprefix("hf://") for source in _by_source()])
+    return f"{near} A repository of the Hugging Face hub is written hf://{name}."

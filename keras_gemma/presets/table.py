@@ -5,7 +5,7 @@ python -m keras_gemma.presets.table          # writes it anew
 
 from keras_gemma.presets import registry
 from keras_gemma.presets.cards import KINDS
-from keras_gemma.presets.sizes import BYTES_PER_NUMBER
+from keras_gemma.presets.sizes import BYTES_PER_NUMBER, megabytes
 
 _HEAD = """\
 # Presets
@@ -15,9 +15,10 @@ A preset is a model under a name. This page is made from the cards in this folde
 
 """
 _FOOT = """
-Bundled presets come with the package, weights included. The others are known by size, source and
-licence; `from_preset` of them arrives with a later release, and reads their folders already where
-the weights are in one file.
+Bundled presets come with the package, weights included. The others are fetched when they are asked
+for, or by `keras-gemma download NAME`, once their licence is accepted at one of their sources. The
+repository of a source on the Hugging Face hub is another name of the preset: `google/gemma-2b` and
+`hf://google/gemma-2b` find the card of `gemma_2b_en`.
 
 ## A card
 
@@ -25,7 +26,8 @@ One JSON file a preset: `NAME.json`, or `NAME/card.json` where the preset itself
 its other files say is taken from there). Fields: `description`, `family`, `kind` ({kinds}),
 `backbone` and its `architecture` (arguments), `parameters`, `context_length` in tokens, `dtype` of
 the stored weights, `sources` (handles), `licence` (`name`, `text`: its page, `accept_at`: where it is
-accepted, for each source). A bundled preset also says how it was made: `training` with `corpus` (a
+accepted, for each source). Two more are recorded where there is a network, and absent until then:
+`checksums` (by source and file, `sha256` and `size`) and `golden_logits`. A bundled preset also says how it was made: `training` with `corpus` (a
 list of `title`, `licence`, `package`, `share`), `tokens_seen`, `held_out_bits_per_byte` (by text),
 `date`, `command`; and what it can do: `skills` (`accuracy`, `questions`, `held_out`: whether the items
 asked for were kept out of training).
@@ -60,18 +62,6 @@ def page() -> str:
     """All of `presets/README.md`."""
     kinds = "; ".join(f"`{kind}`: {meaning}" for kind, meaning in KINDS.items())
     return _HEAD + table() + _FOOT.format(kinds=kinds)
-
-
-def megabytes(count: int) -> str:
-    """A number of bytes for people.
-
-    >>> megabytes(5_012_344_832), megabytes(2_427_136)
-    ('5.0 GB', '2.4 MB')
-    """
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} B"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 import json
 
 import pytest
+from hub_examples import hub_fixture
 
+__all__ = ["hub_fixture"]
 pytestmark = pytest.mark.once
 
 
@@ -90,7 +92,7 @@ class _Samplers:
         return lambda **arguments: (name, arguments)
 
 
-def test_an_unknown_preset_is_told_before_a_backend_starts(run):
+def test_an_unknown_preset_is_told_before_a_backend_starts(run, hub):
     result = run("generate", "x", "--preset", "gema_2b_en")
     assert result.exit_code == 1
     assert "Did you mean 'gemma_2b_en'" in result.stderr
