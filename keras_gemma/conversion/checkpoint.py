@@ -1,0 +1,56 @@
+"""A checkpoint in any dress: one that was opened, and what one is written from."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_gemma.conversion.stream import Fit, check, compare, load, writables
+from keras_gemma.conversion.tensors import Tensors, Writable
+from keras_gemma.conversion.weight_map import Rule, entries
+from keras_gemma.presets.sizes import weight_shapes
+
+
+class Checkpoint(NamedTuple):
+    """What a format's `open_checkpoint` gives; no number has been read."""
+
+    backbone: str  # "GemmaBackbone" or "Gemma3Backbone"
+    config: dict[str, Any]  # its arguments; `dtype` is the stored one
+    tensors: Tensors | None  # None where weights were not asked for
+    rules: tuple[Rule, ...]
+    ignored: Callable[[str], bool]  # tensors that may be there and no model needs
+
+    def fit(self) -> Fit:
+        """How its tensors fit the model that its configuration describes."""
+        return compare(
+            entries(self.rules, weight_shapes(self.backbone, self.config)),
+            self.tensors,
+            self.ignored,
+        )
+
+    def load(self, variables: Mapping[str, Any], strict: bool = True, **options: Any) -> Fit:
+        """Fill variables, given by path; with `strict=False` only what fits."""
+        fit = self.fit()
+        if strict:
+            check(fit, self.tensors)
+        load(variables, fit.entries, self.tensors, **options)
+        return fit
+
+
+class Source(NamedTuple):
+    """What a format's `save(place, source)` writes: a model in memory, or an opened checkpoint."""
+
+    backbone: str  # "GemmaBackbone" or "Gemma3Backbone"
+    config: dict[str, Any]  # its arguments
+    dtype: str  # what the numbers are to be stored as: "float32", "bfloat16", "float16", "q8_0", …
+    read: Callable[[str], np.ndarray]  # the numbers of one of our weights, by path
+    vocabulary: bytes | None  # the tokenizer's SentencePiece model
+    context_length: int
+
+    def writables(self, rules: tuple[Rule, ...], rounded: bool = True) -> Iterator[Writable]:
+        """Tensors of a format's table, each made when it is written.
+
+        They are `rounded` to `dtype`, unless the writer does that, with a type for each.
+        """
+        found = entries(rules, weight_shapes(self.backbone, self.config))
+        return writables(found, self.read, self.dtype if rounded else None)
