@@ -119,7 +119,7 @@ def presets() -> str:
             f"{card['parameters']:,}",
             megabytes(card["parameters"] * BYTES_PER_NUMBER[card["dtype"]]),
             card["licence"]["name"],
-            "bundled" if card["bundled"] else "not loaded by this release",
+            "bundled" if card["bundled"] else ", ".join(f"`{x}`" for x in card["sources"].values()),
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

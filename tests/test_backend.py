@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,30 @@ def test_none_installed_gives_the_pip_line(machine):
     machine("")
     with pytest.raises(ImportError, match=r'pip install "keras-gemma\[jax\]"'):
         backend.choose_backend()
+
+
+@pytest.mark.parametrize(
+    "backend_name, told", [("abacus", "'abacus'.*is none of jax"), ("", "pip install")]
+)
+def test_without_a_backend_help_works_and_use_tells_what_to_do(backend_name, told, tmp_path):
+    nothing = "import keras_gemma.backend as b; b._is_installed = lambda name: False; "
+    start = "from keras_gemma.cli.main import main; main()"
+
+    def call(*arguments):
+        code = f"import sys; sys.argv[1:] = {list(arguments)}; {nothing}{start}"
+        environment = {**os.environ, "KERAS_BACKEND": backend_name, "KERAS_HOME": str(tmp_path)}
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    assert call("--help").returncode == call("presets").returncode == 0
+    failed = call("generate", "Once")
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert re.search(told, failed.stderr)
 
 
 def test_after_keras_is_imported_its_backend_stays(monkeypatch):

@@ -76,6 +76,11 @@ def ignored(name: str) -> bool:
     return name in ("output.weight", "rope_freqs.weight")
 
 
+def has_vocabulary(place: Path) -> bool:
+    """Whether the file holds a tokenizer, too."""
+    return "tokenizer.ggml.tokens" in GGUFFile(_file(place)).metadata
+
+
 def vocabulary(place: Path) -> bytes:
     """The tokenizer's SentencePiece model."""
     file = GGUFFile(_file(place))

@@ -4,6 +4,7 @@ h5py follows links out of a file, and believes any size: here each array is seen
 itself, with all its bytes, before one is read.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,19 +56,23 @@ class H5Tensors:
 def _headers(path: Path) -> Iterator[tuple[str, Stored]]:
     import h5py  # slow to import, and not needed to list presets
 
+    with _opened(h5py, path) as file:
+        yield from _arrays(h5py, file, path, "", set())
+
+
+@contextlib.contextmanager
+def _opened(h5py, path):
+    """An open file; what HDF5 finds wrong with it, now or while it is read, names it."""
     try:
-        with _opened(h5py, path) as file:
-            yield from _arrays(h5py, file, path, "", set())
+        with h5py.File(path, "r") as file:
+            yield file
     except BadPresetError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, RecursionError) as error:
+        text = " ".join(str(error).split())[:300]
         raise BadPresetError(
-            f"{path} is truncated or damaged ({error}). Get the preset again, or save it again."
+            f"{path} is truncated or damaged ({text}). Get the preset again, or save it again."
         ) from None
-
-
-def _opened(h5py, path):
-    return h5py.File(path, "r")
 
 
 def _arrays(h5py, group, path, prefix, seen):

@@ -22,7 +22,7 @@ from keras_gemma.text import GemmaTokenizer, encode_turns, pack
 from keras_gemma.text.training_rows import split_long
 
 # Part of the names of cached files; raise it when the rows of a recipe come out otherwise.
-_VERSION = 1
+_VERSION = 2
 
 
 class Rows(NamedTuple):
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
     token_ids: Any  # uint16
     segments: Any  # uint8: 0 padding, 1, 2, … the document
-    weights: Any  # uint8: 1 where the loss counts
+    weights: Any  # uint8: how much the loss counts, 0 for not at all
 
 
 def _bible_documents(settings):
@@ -73,15 +73,23 @@ def documents(recipe: Mapping[str, Any]) -> dict[str, Iterator[Any]]:
 
 
 def tokenizer(recipe: Mapping[str, Any], cache: Path | None = None) -> GemmaTokenizer:
-    """The tokenizer of a recipe: read from its file, or trained on a sample of the corpus."""
+    """The tokenizer of a recipe: read from its file, or trained on a sample of the corpus.
+
+    The sample has the shares of the corpus, or `"shares"` of its own: words that stories repeat
+    should each be one piece, since a small model copies a piece with ease, and several hardly.
+    """
     settings = recipe["tokenizer"]
-    path = _cached(cache, {"tokenizer": settings, "corpus": recipe["corpus"]}, ".spm")
+    shares = settings.get("shares") or {
+        entry["source"]: entry["share"] for entry in recipe["corpus"]
+    }
+    key = {"tokenizer": settings, "corpus": recipe["corpus"], "version": _VERSION}
+    path = _cached(cache, key, ".spm")
     if not path.exists():
         texts = documents(recipe)
         sample = [
             line
-            for entry in recipe["corpus"]
-            for line in _sample(texts[entry["source"]], entry["share"] * settings["characters"])
+            for source, share in shares.items()
+            for line in _sample(texts[source], share * settings["characters"])
         ]
         _write(path, _train_tokenizer(sample, settings["vocabulary_size"]))
     return GemmaTokenizer(path)
@@ -129,9 +137,12 @@ def _train_tokenizer(lines, size):
 def rows(recipe: Mapping[str, Any], tokenizer: GemmaTokenizer, cache: Path | None = None) -> Rows:
     """The rows of a recipe, enough for its tokens; made once and then read from the disk.
 
-    `"loss": "model"` counts the model's turns only, `"all"` every token.
+    `"loss": "model"` counts the model's turns only, `"all"` every token. With `"emphasis": 5`, a
+    word of the story lists (a name, an object, a colour) counts five times where a document
+    mentions it again: few tokens, on which all of the keeping track has to be learned.
     """
     wanted = {key: recipe[key] for key in ("corpus", "row_length", "tokens", "seed", "loss")}
+    wanted["emphasis"] = recipe.get("emphasis", 1)
     wanted["version"] = _VERSION
     wanted["tokenizer"] = hashlib.sha256(tokenizer.proto).hexdigest()
     paths = [_cached(cache, wanted, f".{name}.npy") for name in Rows._fields]
@@ -145,11 +156,13 @@ def rows(recipe: Mapping[str, Any], tokenizer: GemmaTokenizer, cache: Path | Non
 
 def _make_rows(recipe, tokenizer):
     texts, length = documents(recipe), recipe["row_length"]
-    ids, weights = [], []
+    ids, weights, words = [], [], _story_words(tokenizer)
     for entry in recipe["corpus"]:
         budget = entry["share"] * recipe["tokens"]
         while budget > 0:
             document, counts = _encoded(next(texts[entry["source"]]), tokenizer, recipe["loss"])
+            if entry["source"] == "stories":
+                counts = emphasized(document, counts, words, recipe.get("emphasis", 1))
             ids.append(document)
             weights.append(counts)
             budget -= len(document)
@@ -160,8 +173,34 @@ def _make_rows(recipe, tokenizer):
     return (
         packed.token_ids.astype("uint16"),
         packed.segments.astype("uint8"),
-        (packed.weights > 0).astype("uint8"),
+        packed.weights.astype("uint8"),
     )
+
+
+def _story_words(tokenizer):
+    """`{id: word}` of the words of the story lists that are one piece, after a space or not."""
+    table = stories.words()
+    kinds = ("girl", "boy", "animal", "woman", "man", "object", "colour", "look")
+    words = [word for kind in kinds for word in table[kind]]
+    pieces = ((word, tokenizer.encode(before + word)) for word in words for before in ("", " "))
+    return {ids[0]: word for word, ids in pieces if len(ids) == 1}
+
+
+def emphasized(
+    ids: list[int], counts: list[int], words: Mapping[int, str], factor: int
+) -> list[int]:
+    """`counts`, times `factor` where a word comes that the document has mentioned before.
+
+    >>> emphasized([5, 8, 9, 8, 9], [1] * 5, words={8: "kite", 9: "Lena"}, factor=3)
+    [1, 1, 1, 3, 3]
+    """
+    seen, result = set(), []
+    for token, count in zip(ids, counts):
+        word = words.get(token)
+        result.append(count * factor if word in seen else count)
+        if word is not None:
+            seen.add(word)
+    return result
 
 
 def _encoded(document, tokenizer, loss):

@@ -5,14 +5,15 @@ import contextvars
 from collections.abc import Iterator
 
 import keras
-from keras import ops
+
+from keras_gemma.arrays import blank
 
 _blank = contextvars.ContextVar("blank", default=False)
 
 
 @contextlib.contextmanager
 def left_blank() -> Iterator[None]:
-    """Weights made inside are zeros: drawing numbers that a file replaces takes time and memory."""
+    """Weights made inside are not drawn: a file is about to replace them."""
     token = _blank.set(True)
     try:
         yield
@@ -32,7 +33,7 @@ class FanIn(keras.initializers.RandomNormal):
         self.inputs = inputs
 
     def __call__(self, shape, dtype=None):
-        return ops.zeros(shape, dtype) if _blank.get() else super().__call__(shape, dtype)
+        return blank(shape, dtype) if _blank.get() else super().__call__(shape, dtype)
 
     def get_config(self):
         return {"inputs": self.inputs, "seed": self._init_seed}

@@ -3,6 +3,7 @@
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.causal_lm import Gemma3CausalLM, GemmaCausalLM
 from keras_gemma.models.chat import Chat
+from keras_gemma.models.export_checkpoint import export_checkpoint
 from keras_gemma.text import (
     Gemma3CausalLMPreprocessor,
     Gemma3Tokenizer,
@@ -20,4 +21,5 @@ __all__ = [
     "GemmaCausalLM",
     "GemmaCausalLMPreprocessor",
     "GemmaTokenizer",
+    "export_checkpoint",
 ]

@@ -6,8 +6,13 @@ from typing import Any, Self
 
 import keras
 
+from keras_gemma.conversion.formats import has_vocabulary, open_checkpoint
 from keras_gemma.layers import left_blank
-from keras_gemma.presets import PresetError, bundle, registry
+from keras_gemma.models.export_checkpoint import export_checkpoint
+from keras_gemma.presets import BadPresetError, PresetError, bundle, registry
+from keras_gemma.presets.registry import PARTS
+
+PARTS_WITHOUT_WEIGHTS = ("config", "tokenizer")
 
 
 class PresetModel(keras.Model):
@@ -49,25 +54,29 @@ class PresetModel(keras.Model):
         """
         raise NotImplementedError
 
+    def export_to_transformers(self, path: str | Path) -> None:
+        """Write a folder that Transformers reads: `export_checkpoint` under KerasHub's name."""
+        export_checkpoint(self, path, "huggingface")
+
 
 class PresetBackbone(PresetModel):
     """A backbone in a preset folder: `config.json` and `model.weights.h5`."""
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):
-        folder = registry.folder(preset)
-        files = bundle.read_backbone(folder, load_weights)
-        if files.class_name != cls.__name__:
+        folder = registry.folder(preset, PARTS if load_weights else PARTS_WITHOUT_WEIGHTS)
+        checkpoint = open_checkpoint(folder, load_weights)
+        if checkpoint.backbone != cls.__name__:
             raise PresetError(
-                f"{preset} holds a {files.class_name}, not a {cls.__name__}. "
-                f"Call {files.class_name.replace('Backbone', '')}… instead."
+                f"{preset} holds a {checkpoint.backbone}, not a {cls.__name__}. "
+                f"Call {checkpoint.backbone.replace('Backbone', '')}… instead."
             )
-        config = {**files.config, **kwargs, "dtype": dtype or keras.config.dtype_policy()}
-        if files.weights is None:
+        config = {**checkpoint.config, **kwargs, "dtype": dtype or keras.config.dtype_policy()}
+        if checkpoint.tensors is None:
             return cls(**config)
         with left_blank():
             backbone = cls(**config)
-        backbone.load_weights(files.weights)
+        checkpoint.load({variable.path: variable for variable in backbone.variables})
         return backbone
 
     def save_to_preset(self, preset_dir):
@@ -91,15 +100,22 @@ class PresetTask(PresetModel):
     @classmethod
     def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):
         backbone = kwargs.pop("backbone", None)
+        folder = registry.folder(preset, PARTS_WITHOUT_WEIGHTS)
         if "preprocessor" in kwargs:
             preprocessor = kwargs.pop("preprocessor")
-        elif bundle.has(registry.folder(preset), "tokenizer.json"):
+        elif bundle.has(folder, "tokenizer.json") or has_vocabulary(folder):
             preprocessor = cls.preprocessor_class.from_preset(preset)
         else:
             preprocessor = None
         own = {name: kwargs.pop(name) for name in ("name", "trainable") if name in kwargs}
         if backbone is None:
             backbone = cls.backbone_class.from_preset(preset, load_weights, dtype, **kwargs)
+        rows = backbone.vocabulary_size
+        if preprocessor is not None and preprocessor.tokenizer.vocabulary_size() > rows:
+            raise BadPresetError(
+                f"{preset} has a tokenizer of {preprocessor.tokenizer.vocabulary_size()} pieces "
+                f"and an embedding table of {rows} rows: they belong to different models."
+            )
         return cls(backbone=backbone, preprocessor=preprocessor, **own)
 
     def save_to_preset(self, preset_dir):

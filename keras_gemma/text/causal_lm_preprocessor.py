@@ -218,7 +218,7 @@ class GemmaCausalLMPreprocessor:
     @classmethod
     def from_preset(cls, preset: str | Path, **kwargs: Any) -> "GemmaCausalLMPreprocessor":
         """The preprocessor of a preset, given by name or as a folder."""
-        folder = registry.folder(preset)
+        folder = registry.folder(preset, ("config", "tokenizer"))
         config: dict[str, Any] = {}
         if bundle.has(folder, CONFIG_FILE):  # else the defaults, as in KerasHub
             _, config = bundle.read_object(folder, CONFIG_FILE)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
+from keras_gemma.conversion.formats import vocabulary
 from keras_gemma.presets import bundle, registry
 
 VOCABULARY_FILE = "vocabulary.spm"
@@ -62,7 +63,11 @@ class TokenizerFiles:
     @classmethod
     def from_preset(cls, preset: str | Path, **kwargs: Any) -> Self:
         """The tokenizer of a preset, given by name or as a folder."""
-        folder = registry.folder(preset)
+        folder = registry.folder(preset, ("config", "tokenizer"))
+        if not (folder / "assets").is_dir():  # of another format than KerasHub's
+            proto = vocabulary(folder)
+            with bundle.reading(folder):
+                return cls(**{"proto": proto, **kwargs})
         _, config = bundle.read_object(folder, CONFIG_FILE)
         tokenizer = cls(**{**config, "proto": None, **kwargs})
         assets = folder / "assets" / "tokenizer"

@@ -2,11 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from keras_gemma.presets import BadPresetError, bundle
-from keras_gemma.presets.sizes import weight_shapes
 
 pytestmark = pytest.mark.once
 
@@ -21,14 +19,8 @@ CONFIG = {
 }
 
 
-def save_weights(path, change=lambda name, shape: shape):
-    import h5py
-
-    with h5py.File(path, "w") as file:
-        for name, shape in weight_shapes("GemmaBackbone", CONFIG).items():
-            shape = change(name, shape)
-            if shape is not None:
-                file[f"{name}/vars/0"] = np.zeros(shape, "float32")
+def save_weights(path):
+    path.write_bytes(b"weights")  # what is in them is of no concern to this folder
 
 
 def files(**changes):
@@ -47,12 +39,11 @@ def preset(tmp_path):
 
 
 def test_what_was_written_is_read(preset):
-    found = bundle.read_backbone(preset)
-    assert found.class_name == "GemmaBackbone"
-    assert found.config == {"name": "gemma_backbone", "dtype": "float32", **CONFIG}
-    assert found.weights == preset / "model.weights.h5"
+    class_name, config = bundle.read_backbone(preset)
+    assert class_name == "GemmaBackbone"
+    assert config == {"name": "gemma_backbone", "dtype": "float32", **CONFIG}
+    assert (preset / "model.weights.h5").read_bytes() == b"weights"
     assert (preset / "assets/tokenizer/vocabulary.spm").read_bytes() == b"spm"
-    assert bundle.read_backbone(preset, load_weights=False).weights is None
 
 
 def test_a_write_that_fails_leaves_the_old_folder_as_it_was(preset):
@@ -74,7 +65,7 @@ def test_writing_again_replaces_the_preset_and_nothing_else(preset):
     (preset / "notes.txt").write_text("mine")
     (preset / "model_00000.weights.h5").touch()  # of an older, sharded save
     bundle.write(preset, files(dropout=0.1), save_weights)
-    assert bundle.read_backbone(preset).config["dropout"] == 0.1
+    assert bundle.read_backbone(preset)[1]["dropout"] == 0.1
     assert sorted(path.name for path in preset.iterdir()) == [
         "config.json",
         "model.weights.h5",
@@ -99,81 +90,17 @@ def test_the_config_moves_last_so_that_no_half_new_folder_loads(preset, monkeypa
         bundle.read_backbone(preset)
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.weights.h5"])
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_a_truncated_file_is_named(preset, file, share):
-    data = (preset / file).read_bytes()
-    (preset / file).write_bytes(data[: int(share * len(data))])
-    with pytest.raises(BadPresetError, match=file):
+def test_a_truncated_file_is_named(preset, share):
+    data = (preset / "config.json").read_bytes()
+    (preset / "config.json").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(BadPresetError, match="config.json is not whole JSON"):
         bundle.read_backbone(preset)
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.weights.h5"])
-def test_a_missing_file_is_named(preset, file):
-    (preset / file).unlink()
-    with pytest.raises(BadPresetError, match=f"has no {file}. There is: assets, "):
-        bundle.read_backbone(preset)
-
-
-def test_sharded_weights_are_told_from_missing_ones(preset):
-    (preset / "model.weights.h5").rename(preset / "model.weights.json")
-    with pytest.raises(BadPresetError, match="split over several files"):
-        bundle.read_backbone(preset)
-
-
-def test_a_wrong_shape_is_told_with_the_name_of_the_weight(preset):
-    place = preset / "model.weights.h5"
-    save_weights(place, lambda name, shape: (9,) if name.endswith("block_1/gating_ffw") else shape)
-    awaited = r"block_1/gating_ffw/vars/0 has shape \(9,\), awaited \(8, 12\)"
-    with pytest.raises(BadPresetError, match=awaited):
-        bundle.read_backbone(preset)
-
-
-def test_missing_and_unknown_weights_are_told_five_at_most(preset):
-    place = preset / "model.weights.h5"
-    save_weights(place, lambda name, shape: None if "block_1" in name else shape)
-    with pytest.raises(BadPresetError, match="block_1/.* is missing.*and 4 more"):
-        bundle.read_backbone(preset)
-    save_weights(place)
-    import h5py
-
-    with h5py.File(place, "a") as file:
-        file["layers/lora/vars/0"] = np.zeros(3)
-    with pytest.raises(BadPresetError, match=r"layers/lora/vars/0 \(3,\) is unknown"):
-        bundle.read_backbone(preset)
-
-
-@pytest.mark.parametrize("kind", ["soft", "external", "external dataset", "virtual"])
-def test_links_out_of_the_file_are_refused(preset, kind, tmp_path):
-    import h5py
-
-    name = "layers/rms_normalization/vars/0"
-    (tmp_path / "secret.bin").write_bytes(b"\0" * 32)
-    with h5py.File(preset / "model.weights.h5", "a") as file:
-        del file[name]
-        if kind == "soft":
-            file[name] = h5py.SoftLink("/layers/gemma_decoder_block/pre_ffw_norm/vars/0")
-        elif kind == "external":
-            file[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
-        elif kind == "external dataset":
-            place = [(str(tmp_path / "secret.bin"), 0, 32)]
-            file.create_dataset(name, (8,), "float32", external=place)
-        else:
-            layout = h5py.VirtualLayout((8,), "float32")
-            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", shape=(8,))
-            file.create_virtual_dataset(name, layout)
-    with pytest.raises(BadPresetError, match="link|another file"):
-        bundle.read_backbone(preset)
-
-
-def test_space_claimed_and_not_stored_is_refused(preset):
-    import h5py
-
-    name = "layers/reversible_embedding/vars/0"
-    with h5py.File(preset / "model.weights.h5", "a") as file:
-        del file[name]
-        file.create_dataset(name, (32, 8), "float32")  # never written: no bytes behind it
-    with pytest.raises(BadPresetError, match="0 bytes stored, 1024 awaited"):
+def test_a_missing_file_is_named(preset):
+    (preset / "config.json").unlink()
+    with pytest.raises(BadPresetError, match="has no config.json. There is: assets, "):
         bundle.read_backbone(preset)
 
 
@@ -193,7 +120,7 @@ def test_space_claimed_and_not_stored_is_refused(preset):
         ({"attention_logit_soft_cap": -1}, "attention_logit_soft_cap=-1"),
         ({"auto_map": {"x": "y.z"}}, "no field 'auto_map'"),
         ({"num_layer": 2}, "did you mean 'num_layers'"),
-        ({"dtype": "int8_from_float32"}, "dtype='int8_from_float32'"),
+        ({"dtype": "int2_from_float32"}, "dtype='int2_from_float32'"),
         ({"dtype": {"class_name": "QuantizedDTypePolicy"}}, "Quantized presets"),
         ({"name": "../x"}, "no name of a layer"),
     ],
@@ -215,7 +142,13 @@ def test_a_missing_size_is_told(tmp_path):
 def test_keras_records_of_dtypes_become_names(tmp_path):
     record = {"class_name": "DTypePolicy", "module": "keras", "config": {"name": "bfloat16"}}
     folder = bundle.write(tmp_path / "preset", files(dtype=record), save_weights)
-    assert bundle.read_backbone(folder).config["dtype"] == "bfloat16"
+    assert bundle.read_backbone(folder)[1]["dtype"] == "bfloat16"
+
+
+def test_classes_of_kerasnlp_are_those_of_kerashub(preset):
+    text = (preset / "config.json").read_text()
+    (preset / "config.json").write_text(text.replace("keras_hub>", "keras_nlp>"))
+    assert bundle.read_backbone(preset)[0] == "GemmaBackbone"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""A model in memory to a checkpoint that others read."""
+
+from pathlib import Path
+from typing import Any
+
+from keras_gemma.arrays import fetch
+from keras_gemma.conversion.checkpoint import Source
+from keras_gemma.conversion.convert import target_format
+from keras_gemma.conversion.formats import FORMATS
+
+
+def export_checkpoint(
+    model: Any, path: str | Path, format: str | None = None, dtype: str | None = None
+) -> Path:
+    """Write a model's weights, configuration and tokenizer in another format.
+
+    Args:
+        model: a `GemmaCausalLM`, or a backbone (then without tokenizer).
+        path: a folder that is new or empty, or a file where the format is one file. It appears
+            whole or not at all.
+        format: `"huggingface"` (a folder for Transformers), `"keras_hub"` (a preset folder),
+            `"gemma_pytorch"` (a `.ckpt`) or `"gguf"` (for llama.cpp); `.gguf` and `.ckpt` tell it
+            themselves.
+        dtype: of the written numbers: `"float32"`, `"bfloat16"`, `"float16"`, and in GGUF also
+            `"q8_0"` and `"q4_0"`; the model's own if left out.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: there is no such format, or it does not hold such numbers.
+    """
+    path = Path(path).expanduser()
+    name = target_format(path, format)
+    backbone = getattr(model, "backbone", model)
+    preprocessor = getattr(model, "preprocessor", None)
+    variables = {variable.path: variable for variable in backbone.variables}
+    source = Source(
+        type(backbone).__name__,
+        backbone.get_config(),
+        dtype or backbone.dtype_policy.variable_dtype,
+        lambda weight: fetch(variables[weight]),
+        preprocessor.tokenizer.proto if preprocessor is not None else None,
+        8192,
+    )
+    FORMATS[name].save(path, source)
+    return path
