@@ -61,11 +61,9 @@ def tensors(folder: Path) -> H5Tensors:
     index = bundle.read_json(folder, bundle.SHARDS).get("weight_map")
     if not isinstance(index, dict):
         raise BadPresetError(f"{folder / bundle.SHARDS}: 'weight_map' must be an object.")
-    names = {
-        name for value in index.values() for name in (value if isinstance(value, list) else [value])
-    }
+    lists = [value if isinstance(value, list) else [value] for value in index.values()]
     files = []
-    for name in sorted(map(str, names)):
+    for name in sorted({str(name) for part in lists for name in part}):
         if Path(name).name != name or "\\" in name:
             raise BadPresetError(
                 f"{folder / bundle.SHARDS} names {name[:80]!r}; shards lie in the folder itself."

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from keras_gemma.conversion.dtypes import DTYPES
 from keras_gemma.conversion.h5_file import H5Tensors
 from keras_gemma.conversion.tensors import Stored
 from keras_gemma.conversion.weight_map import Entry, Shape
@@ -18,6 +19,7 @@ from keras_gemma.presets.errors import BadPresetError
 
 # What weights files of whole tasks, and of Keras before 3, have in front.
 _PREFIXES = ("layers/gemma_backbone/", "layers/gemma3_backbone/", "_backbone/")
+_FLOATS = (*DTYPES, "float64")
 _OLD_LAYERS = "_layer_checkpoint_dependencies/"
 # Over which axes of ours a scale goes, by the end of the weight's path.
 _REDUCED = {
@@ -51,8 +53,11 @@ class KerasHubTensors:
         self._quantized: dict[str, Entry] = {}
         self._parts: set[str] = set()
         for entry in awaited:
-            if self._stored.get(entry.theirs, Stored((), "")).dtype == "int8":
+            dtype = self._stored.get(entry.theirs, Stored((), "float32")).dtype
+            if dtype == "int8":
                 self._check(entry)
+            elif dtype not in _FLOATS:
+                raise BadPresetError(f"{self.path}: {entry.theirs} holds {dtype}: no weights.")
 
     def headers(self) -> dict[str, Stored]:
         """Every weight there is, as `read` gives it."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_gemma.conversion.checkpoint import Checkpoint
+from keras_gemma.conversion.dtypes import DTYPES
 from keras_gemma.conversion.from_shapes import Seen, architecture, said_beside
 from keras_gemma.conversion.orbax_file import OrbaxTensors
 from keras_gemma.conversion.tensors import Stored
@@ -79,8 +80,12 @@ class GemmaTensors:
         self.path = folder
         self._tensors = OrbaxTensors(folder)
         self._names: dict[str, str] = {}
-        for name in self._tensors.headers():
+        for name, stored in self._tensors.headers().items():
             plain = plain_name(name)
+            if stored.dtype not in DTYPES and not ignored(plain):
+                raise BadPresetError(
+                    f"{folder}: {plain} holds {stored.dtype}, which are no weights."
+                )
             if plain in self._names:
                 raise BadPresetError(
                     f"{folder}: {plain} is there twice: {self._names[plain]}, {name}."

@@ -103,6 +103,7 @@ def deepmind(path, quantized=False, embedder="embedder.weight", **changes):
     return tensors
 
 
+@pytest.mark.once
 def test_the_architecture_follows_from_the_shapes(tmp_path):
     path = tmp_path / "gemma.ckpt"
     deepmind(path)
@@ -152,6 +153,7 @@ def test_of_a_published_size_shapes_tell_all_that_its_card_says(name):
     assert {k: v for k, v in every.items() if k in wanted} == wanted
 
 
+@pytest.mark.once
 def test_shards_and_their_index_are_read(tmp_path):
     tensors = deepmind(tmp_path / "whole")
     names = list(tensors)
@@ -176,12 +178,14 @@ def test_shards_and_their_index_are_read(tmp_path):
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.once
 def test_an_index_of_transformers_is_left_to_others(tmp_path):
     table = {"weight_map": {"model.embed_tokens.weight": "a.bin"}}
     (tmp_path / gemma_pytorch.INDEX).write_text(json.dumps(table))
     assert not gemma_pytorch.recognizes(tmp_path)
 
 
+@pytest.mark.once
 def test_int8_weights_come_with_their_scales(tmp_path):
     tensors = deepmind(tmp_path / "q.ckpt", quantized=True)
     found = open_checkpoint(tmp_path / "q.ckpt")
@@ -191,6 +195,7 @@ def test_int8_weights_come_with_their_scales(tmp_path):
         assert np.array_equal(found.tensors.read(name), expected.numpy())
 
 
+@pytest.mark.once
 def test_the_text_part_of_a_model_that_reads_images_is_read(tmp_path):
     path = tmp_path / "gemma.ckpt"
     deepmind(
@@ -201,6 +206,7 @@ def test_the_text_part_of_a_model_that_reads_images_is_read(tmp_path):
     assert open_checkpoint(path).config["vocabulary_size"] == 64
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "changes, told",
     [
@@ -223,6 +229,7 @@ def test_what_does_not_fit_is_named(tmp_path, changes, told):
         open_checkpoint(tmp_path / "gemma.ckpt")
 
 
+@pytest.mark.once
 def test_a_configuration_beside_tells_what_shapes_do_not(tmp_path):
     path = tmp_path / "gemma.ckpt"
     norms = {
@@ -244,6 +251,7 @@ def test_a_configuration_beside_tells_what_shapes_do_not(tmp_path):
         open_checkpoint(path)
 
 
+@pytest.mark.once
 def test_several_checkpoints_in_a_folder_are_told(tmp_path):
     for name in ("a.ckpt", "b.ckpt"):
         deepmind(tmp_path / name)
@@ -251,6 +259,7 @@ def test_several_checkpoints_in_a_folder_are_told(tmp_path):
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.once
 def test_the_vocabulary_lies_beside(exported, tokenizer):
     from keras_gemma import GemmaCausalLM, GemmaCausalLMPreprocessor
 
@@ -275,6 +284,7 @@ def test_a_model_that_deepmind_has_not_is_refused(exported, name, told):
         exported(name)
 
 
+@pytest.mark.once
 def test_numbers_that_are_not_written_are_told(tmp_path):
     with pytest.raises(ValueError, match="dtype='q8_0' is not written"):
         export_checkpoint(cases.make("grouped"), tmp_path / "x.ckpt", dtype="q8_0")

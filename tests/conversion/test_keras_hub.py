@@ -112,14 +112,21 @@ def test_a_weight_under_an_old_and_a_new_name_is_refused(preset):
         open_checkpoint(preset)
 
 
+def _replace(file, array):
+    name = f"{BLOCK}/pre_ffw_norm/vars/0"
+    del file[name]
+    file[name] = array
+
+
 @pytest.mark.once
 @pytest.mark.parametrize(
     "change, told",
     [
         (lambda f: f.pop(f"{BLOCK}/gating_ffw"), "gating_ffw/vars/0 .* is missing"),
-        (lambda f: f.pop(BLOCK), "block_1/.* is missing.*; and 8 more"),
+        (lambda f: f.pop(BLOCK), "block_1/.* is missing.*; and 6 more"),
         (lambda f: f.update({"layers/lora/vars/0": np.zeros(3)}), r"lora/vars/0 \(3,\) is unknown"),
         (lambda f: f.update({"layers/lora/vars/0": np.zeros(3, "int8")}), "is unknown"),
+        (lambda f: _replace(f, np.ones(8, "int32")), "pre_ffw_norm/vars/0 holds int32"),
     ],
 )
 def test_missing_and_unknown_weights_are_told_five_at_most(preset, change, told):
@@ -175,6 +182,7 @@ def test_shards_there_and_back(preset, largest):
         assert np.array_equal(found.read(name), array)
 
 
+@pytest.mark.once
 def test_kerashub_reads_our_shards_and_we_read_its(tmp_path):
     hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
     theirs = hub.models.GemmaBackbone(**SIZES, dtype="float32")
@@ -226,6 +234,7 @@ QUANTIZED = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize("kind, mode, block", QUANTIZED)
 def test_quantized_presets_become_the_floats_that_kerashub_computes_with(

@@ -100,7 +100,7 @@ def test_nothing_in_the_repository_is_of_one_machine():
         r"/(?:home|Users|roo"
         + r"t|wor"
         + r"k|op"
-        + r"t)/\w|[A-Z]:\\\\Users|\blocalhost:\d|127\.0\.0\.\d"
+        + r"t)/\w|[A-Z]:\\\\Users|\blocalhost:\d|127\.0\.0\.\d:\d"
     )
     found = []
     for file, text in tracked():

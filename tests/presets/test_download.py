@@ -68,7 +68,7 @@ def test_the_newest_version_is_asked_for_where_none_is_named(hub):
 @pytest.mark.parametrize("handle", [KAGGLE, KAGGLE.removesuffix("/7")])
 def test_in_a_notebook_that_mounts_files_no_list_of_them_is_asked_for(hub, monkeypatch, handle):
     hub.repositories[OWNER] = dict(KERAS)
-    monkeypatch.setenv("TBE_RUNTIME_ADDR", "127.0.0.1:1")  # Colab's sign; its mounts are off here
+    monkeypatch.setenv("TBE_RUNTIME_ADDR", "nowhere:1")  # Colab's sign; its mounts are off here
     monkeypatch.setenv("DISABLE_COLAB_CACHE", "1")
     hub.faults["ListModelInstanceVersionFiles"] = refusing(500)
     folder = fetch(handle)
