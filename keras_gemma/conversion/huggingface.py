@@ -6,6 +6,7 @@ from typing import Any
 
 import sentencepiece
 
+from keras_gemma.conversion import gemma_pytorch
 from keras_gemma.conversion.checkpoint import Checkpoint, Source
 from keras_gemma.conversion.huggingface_config import backbone_arguments
 from keras_gemma.conversion.huggingface_config_writer import huggingface_config
@@ -81,6 +82,9 @@ def recognizes(place: Path) -> bool:
     """Whether a model of Transformers lies there: `config.json` says of which type it is."""
     if bundle.has(place, WEIGHTS) or bundle.has(place, f"{WEIGHTS}{INDEX}"):
         return True
+    # DeepMind's files may have a configuration of this kind beside them.
+    if gemma_pytorch.recognizes(place):
+        return False
     return bundle.has(place, CONFIG) and "model_type" in bundle.read_json(place, CONFIG)
 
 
