@@ -6,7 +6,6 @@ import pytest
 from conftest import close
 
 from keras_gemma import (
-    Gemma3CausalLM,
     Gemma3CausalLMPreprocessor,
     Gemma3Tokenizer,
     GemmaCausalLM,
@@ -21,9 +20,9 @@ NAMES = ["grouped", "Gemma 2", "Gemma 3"]
 
 
 def ours(name, proto):
-    model = cases.make(name)
-    gemma3 = isinstance(model, Gemma3CausalLM)
+    gemma3 = name in cases.GEMMA3
     tokenizer = (Gemma3Tokenizer if gemma3 else GemmaTokenizer)(proto)
+    model = cases.make(name, vocabulary_size=tokenizer.vocabulary_size())
     kind = Gemma3CausalLMPreprocessor if gemma3 else GemmaCausalLMPreprocessor
     return type(model)(backbone=model.backbone, preprocessor=kind(tokenizer, 20))
 
@@ -103,7 +102,8 @@ def test_a_missing_or_truncated_file_is_named(file, harm, tokenizer, tmp_path):
 
 def test_a_wrong_shape_names_the_weight(tokenizer, tmp_path):
     ours("grouped", tokenizer.proto).save_to_preset(tmp_path / "x")
-    cases.make("multi-query").backbone.save_weights(tmp_path / "x" / "model.weights.h5")
+    other = cases.make("multi-query", vocabulary_size=tokenizer.vocabulary_size())
+    other.backbone.save_weights(tmp_path / "x" / "model.weights.h5")
     with pytest.raises(BadPresetError, match="key_dense"):
         GemmaCausalLM.from_preset(tmp_path / "x")
 
