@@ -15,6 +15,7 @@ import xml.etree.ElementTree as xml
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 BACKENDS = ("jax", "torch", "tensorflow")
 AT_ONCE = 2
@@ -31,40 +32,64 @@ def main() -> int:
     parser.add_argument("rest", nargs="*", metavar="PYTEST", help="arguments of pytest, after --")
     arguments = parser.parse_args()
     backends = arguments.backend or BACKENDS
-    whole = not arguments.rest and len(backends) == len(BACKENDS)
+    suites = divided(backends, arguments)
     began = time.monotonic()
     with TemporaryDirectory() as folder:
-
-        def run_one(place):
-            marks = [] if arguments.slow else ["not slow"]
-            if place:  # the same whatever the backend: the first one has run them
-                marks.append("not once")
-            rest = arguments.rest or ([] if place else COVERED)
-            return run(backends[place], " and ".join(marks), rest, Path(folder), len(backends) > 1)
-
+        alone = len(suites) == 1
         # A suite keeps little more than one core busy: it compiles, and waits for what it compiled.
-        with ThreadPoolExecutor(min(AT_ONCE, len(backends))) as pool:
-            results = list(pool.map(run_one, range(len(backends))))
+        with ThreadPoolExecutor(1 if alone else AT_ONCE) as pool:
+            results = list(pool.map(lambda suite: run(suite, Path(folder), alone), suites))
         good = all(passed for _, passed in results)
-        if whole:
+        if not arguments.rest and len(backends) == len(BACKENDS):
             good = coverage(Path(folder)) and good
     print("\n".join(["", *(line for line, _ in results)]))
     print(f"all: {'passed' if good else 'FAILED'} in {time.monotonic() - began:.0f} s")
     return 0 if good else 1
 
 
-def run(backend, marks, rest, folder, captured):
-    """`(closing line, whether all is well)` of the tests on one backend.
+class Suite(NamedTuple):
+    """Tests that one process runs."""
 
-    What they print comes as they go, or at the end where others run beside them.
+    name: str
+    backend: str
+    marks: str
+    rest: list  # of pytest's arguments
+
+
+def divided(backends, arguments):
+    """The suites, in the order in which they start.
+
+    What is the same whatever the backend runs on the first one; of a whole run it is a suite by
+    itself, for else that backend would take as long as the others together.
     """
-    report = folder / f"{backend}.xml"
+    usual = [] if arguments.slow else ["not slow"]
+    apart = len(backends) > 1 and not arguments.rest
+    suites = []
+    for place, backend in enumerate(backends):
+        covered = [] if place or arguments.rest else COVERED
+        rest = arguments.rest or covered
+        own = ["not once"] if place or apart else []
+        suites.append(Suite(backend, backend, " and ".join([*usual, *own]), rest))
+        if not place and apart:
+            marks = " and ".join([*usual, "once"])
+            suites.append(Suite(f"{backend}, once", backend, marks, rest))
+    return suites
+
+
+def run(suite, folder, alone):
+    """`(closing line, whether all is well)` of a suite.
+
+    What it prints comes as it goes, or at the end where others run beside it.
+    """
+    name, backend, marks, rest = suite
+    slug = name.replace(", ", "_")
+    report = folder / f"{slug}.xml"
     command = [sys.executable, "-m", "pytest", f"--junitxml={report}", "-q", "--durations=10"]
     command += ["-m", marks] if marks else []
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
-        "COVERAGE_FILE": str(folder / f".coverage.{backend}"),
+        "COVERAGE_FILE": str(folder / f".coverage.{slug}"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     began = time.monotonic()
@@ -73,21 +98,21 @@ def run(backend, marks, rest, folder, captured):
         check=False,
         cwd=ROOT,
         env=environment,
-        stdout=subprocess.PIPE if captured else None,
-        stderr=subprocess.STDOUT if captured else None,
+        stdout=None if alone else subprocess.PIPE,
+        stderr=None if alone else subprocess.STDOUT,
     )
     code, seconds = done.returncode, time.monotonic() - began
-    if captured:
+    if not alone:
         text = done.stdout.decode("utf-8", "replace")
         with PRINTING:
-            print(f"\n===== {backend} =====\n{text}", flush=True)
+            print(f"\n===== {name} =====\n{text}", flush=True)
     counts = counted(report)
     if code:
         verdict = f"FAILED (pytest's exit code {code})"
     else:
         verdict = "passed" if counts["ran"] else "FAILED: no test ran"
     line = (
-        f"{backend}: {verdict} in {seconds:.0f} s; {counts['ran']} ran, "
+        f"{name}: {verdict} in {seconds:.0f} s; {counts['ran']} ran, "
         f"{counts['skipped']} skipped, {counts['failed']} failed"
     )
     return line, code == 0 and counts["ran"] > 0
