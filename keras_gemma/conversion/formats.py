@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from keras_gemma.conversion import gemma_pytorch, gguf, huggingface, keras_hub, orbax, peft
+import keras_gemma.conversion.gemma_pytorch.checkpoint as gemma_pytorch
+import keras_gemma.conversion.gguf.checkpoint as gguf
+import keras_gemma.conversion.huggingface.checkpoint as huggingface
+import keras_gemma.conversion.keras_hub.checkpoint as keras_hub
+import keras_gemma.conversion.orbax.checkpoint as orbax
+from keras_gemma.conversion import peft
 from keras_gemma.conversion.checkpoint import Checkpoint
 from keras_gemma.conversion.stream import check
 from keras_gemma.presets.errors import BadPresetError

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gemma.conversion import huggingface
+import keras_gemma.conversion.huggingface.checkpoint as huggingface
 from keras_gemma.conversion.checkpoint import Checkpoint
-from keras_gemma.conversion.safetensors_file import SafetensorsTensors, open_folder
+from keras_gemma.conversion.huggingface.safetensors_file import SafetensorsTensors, open_folder
 from keras_gemma.conversion.tensors import Stored, Tensors
 from keras_gemma.presets import bundle, registry
 from keras_gemma.presets.errors import BadPresetError, PresetAccessError

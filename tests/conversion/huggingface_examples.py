@@ -9,9 +9,9 @@ import pytest
 from cases import GEMMA3, make
 from vocabularies import CODE, RUNS, TURNS, train
 
+import keras_gemma.conversion.huggingface.checkpoint as huggingface
 from keras_gemma import Gemma3CausalLM, GemmaCausalLM
 from keras_gemma.arrays import fetch
-from keras_gemma.conversion import huggingface
 from keras_gemma.conversion.checkpoint import Source
 
 # Of each shape one, and what Gemma 2 27B and Gemma 3 have of their own.

@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 from vocabularies import proto, tokenizer
 
-from keras_gemma.conversion.chat_template import CHAT_TEMPLATE
+from keras_gemma.conversion.huggingface.chat_template import CHAT_TEMPLATE
 from keras_gemma.text import encode_turns
 
 pytestmark = pytest.mark.once

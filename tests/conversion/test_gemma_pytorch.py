@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import close
 
+import keras_gemma.conversion.gemma_pytorch.checkpoint as gemma_pytorch
 from keras_gemma import export_checkpoint
-from keras_gemma.conversion import gemma_pytorch
 from keras_gemma.conversion.formats import format_of, open_checkpoint
 from keras_gemma.conversion.from_shapes import DEFAULTS, Seen, architecture
 from keras_gemma.presets import BadPresetError, registry

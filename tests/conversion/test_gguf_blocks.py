@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, quants
 
-from keras_gemma.conversion import gguf_blocks
-from keras_gemma.conversion.gguf_blocks import BLOCKS, WRITTEN, dequantize, quantize
+from keras_gemma.conversion.gguf import blocks as gguf_blocks
+from keras_gemma.conversion.gguf.blocks import BLOCKS, WRITTEN, dequantize, quantize
 
 pytestmark = pytest.mark.once
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gguf_examples import array, by_reference, file, tensor
 
-from keras_gemma.conversion import gguf_blocks
-from keras_gemma.conversion.gguf_file import GGUFFile
+from keras_gemma.conversion.gguf import blocks as gguf_blocks
+from keras_gemma.conversion.gguf.file import GGUFFile
 from keras_gemma.presets import BadPresetError
 
 pytestmark = pytest.mark.once

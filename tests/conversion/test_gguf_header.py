@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from gguf_examples import ARRAY, TEXT, by_reference, file, key, tensor, text
 
-from keras_gemma.conversion.gguf_file import GGUFFile
-from keras_gemma.conversion.gguf_header import OTHER_TYPES, TYPES, block_of, read_header
+from keras_gemma.conversion.gguf.file import GGUFFile
+from keras_gemma.conversion.gguf.header import OTHER_TYPES, TYPES, block_of, read_header
 from keras_gemma.presets import BadPresetError
 
 pytestmark = pytest.mark.once

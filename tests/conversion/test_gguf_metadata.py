@@ -6,14 +6,14 @@ import pytest
 from conftest import SIZES, WINDOWED
 
 import keras_gemma
-from keras_gemma.conversion.gguf_file import GGUFFile
-from keras_gemma.conversion.gguf_metadata import (
+from keras_gemma.conversion.gguf.file import GGUFFile
+from keras_gemma.conversion.gguf.metadata import (
     backbone_arguments,
     backbone_metadata,
     model_metadata,
 )
-from keras_gemma.conversion.gguf_vocabulary import vocabulary_proto
-from keras_gemma.conversion.gguf_writer import write_gguf
+from keras_gemma.conversion.gguf.vocabulary import vocabulary_proto
+from keras_gemma.conversion.gguf.writer import write_gguf
 from keras_gemma.conversion.sentencepiece_proto import PieceModel, serialize_model
 from keras_gemma.presets import BadPresetError, folder
 

@@ -14,7 +14,7 @@ from vocabularies import (
     train,
 )
 
-from keras_gemma.conversion.gguf_vocabulary import vocabulary_metadata, vocabulary_proto
+from keras_gemma.conversion.gguf.vocabulary import vocabulary_metadata, vocabulary_proto
 from keras_gemma.conversion.sentencepiece_proto import parse_model
 from keras_gemma.presets import BadPresetError, folder
 from keras_gemma.text import GemmaTokenizer, encode_turns

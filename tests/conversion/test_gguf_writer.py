@@ -7,8 +7,8 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf_examples import array, writable
 
-from keras_gemma.conversion.gguf_file import GGUFFile
-from keras_gemma.conversion.gguf_writer import type_for, write_gguf
+from keras_gemma.conversion.gguf.file import GGUFFile
+from keras_gemma.conversion.gguf.writer import type_for, write_gguf
 from keras_gemma.conversion.tensors import Writable
 
 pytestmark = pytest.mark.once

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mutations import survived
 
-from keras_gemma.conversion.h5_file import H5Tensors
+from keras_gemma.conversion.keras_hub.h5_file import H5Tensors
 from keras_gemma.presets import BadPresetError
 
 h5py = pytest.importorskip("h5py")

@@ -21,11 +21,11 @@ from huggingface_examples import (
 )
 from safetensors.numpy import save_file
 
+import keras_gemma.conversion.huggingface.checkpoint as huggingface
 from keras_gemma import Gemma3CausalLM, GemmaCausalLM
 from keras_gemma.arrays import fetch
-from keras_gemma.conversion import huggingface
 from keras_gemma.conversion.formats import open_checkpoint
-from keras_gemma.conversion.safetensors_file import SafetensorsTensors
+from keras_gemma.conversion.huggingface.safetensors_file import SafetensorsTensors
 from keras_gemma.presets import BadPresetError
 
 

@@ -15,7 +15,7 @@ from huggingface_examples import (
 )
 
 from keras_gemma.conversion.formats import open_checkpoint
-from keras_gemma.conversion.huggingface_config import backbone_arguments
+from keras_gemma.conversion.huggingface.config import backbone_arguments
 from keras_gemma.presets import BadPresetError
 
 GEMMA_2 = {"query_pre_attn_scalar": 8, "model_type": "gemma2"}

@@ -11,8 +11,8 @@ from huggingface_examples import (
     written,
 )
 
+import keras_gemma.conversion.huggingface.checkpoint as huggingface
 from keras_gemma import GemmaCausalLM, GemmaCausalLMPreprocessor
-from keras_gemma.conversion import huggingface
 from keras_gemma.presets import BadPresetError
 from keras_gemma.text import GemmaTokenizer, encode_turns
 

@@ -11,8 +11,8 @@ from conftest import close
 
 from keras_gemma import Gemma3Backbone, GemmaBackbone, GemmaCausalLM
 from keras_gemma.conversion.formats import format_of, open_checkpoint
-from keras_gemma.conversion.h5_file import H5Tensors
-from keras_gemma.conversion.h5_writer import write_h5
+from keras_gemma.conversion.keras_hub.h5_file import H5Tensors
+from keras_gemma.conversion.keras_hub.h5_writer import write_h5
 from keras_gemma.conversion.tensors import Writable
 from keras_gemma.presets import BadPresetError
 

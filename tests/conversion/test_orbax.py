@@ -11,8 +11,8 @@ import pytest
 from conftest import close
 from mutations import survived
 
+import keras_gemma.conversion.orbax.checkpoint as orbax
 from keras_gemma import GemmaBackbone, GemmaCausalLM
-from keras_gemma.conversion import orbax
 from keras_gemma.conversion.formats import format_of, open_checkpoint
 from keras_gemma.conversion.from_shapes import told
 from keras_gemma.presets import BadPresetError, PresetError

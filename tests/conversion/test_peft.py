@@ -10,12 +10,12 @@ from cases import inputs, logits, make
 from conftest import close
 from huggingface_examples import source
 
+import keras_gemma.conversion.huggingface.checkpoint as huggingface
 from keras_gemma import Gemma3CausalLM, GemmaCausalLM
 from keras_gemma.arrays import fetch
-from keras_gemma.conversion import huggingface
 from keras_gemma.conversion.formats import open_checkpoint
-from keras_gemma.conversion.safetensors_file import SafetensorsTensors
-from keras_gemma.conversion.safetensors_writer import write_file
+from keras_gemma.conversion.huggingface.safetensors_file import SafetensorsTensors
+from keras_gemma.conversion.huggingface.safetensors_writer import write_file
 from keras_gemma.conversion.tensors import Writable
 from keras_gemma.presets import BadPresetError, PresetAccessError
 

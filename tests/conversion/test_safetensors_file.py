@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_gemma.conversion.safetensors_file import SafetensorsTensors, open_folder
-from keras_gemma.conversion.safetensors_writer import write_safetensors
+from keras_gemma.conversion.huggingface.safetensors_file import SafetensorsTensors, open_folder
+from keras_gemma.conversion.huggingface.safetensors_writer import write_safetensors
 from keras_gemma.conversion.tensors import Writable
 from keras_gemma.presets import BadPresetError
 

@@ -8,8 +8,8 @@ import pytest
 import sentencepiece
 from vocabularies import CODE, CORPUS, RUNS, TURNS, train
 
+from keras_gemma.conversion.huggingface.tokenizer_json import json_of_model, proto_of_json
 from keras_gemma.conversion.sentencepiece_proto import UNIGRAM, parse_model, serialize_model
-from keras_gemma.conversion.tokenizer_json import json_of_model, proto_of_json
 from keras_gemma.presets import BadPresetError
 from keras_gemma.text import GemmaTokenizer
 

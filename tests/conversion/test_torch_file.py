@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mutations import survived
 
-from keras_gemma.conversion.torch_file import TorchTensors, is_torch_file
+from keras_gemma.conversion.gemma_pytorch.torch_file import TorchTensors, is_torch_file
 from keras_gemma.presets import BadPresetError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

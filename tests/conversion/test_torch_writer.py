@@ -4,10 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_gemma.conversion import torch_writer
+from keras_gemma.conversion.gemma_pytorch import torch_writer
+from keras_gemma.conversion.gemma_pytorch.torch_file import TorchTensors
+from keras_gemma.conversion.gemma_pytorch.torch_writer import write_torch
 from keras_gemma.conversion.tensors import Writable
-from keras_gemma.conversion.torch_file import TorchTensors
-from keras_gemma.conversion.torch_writer import write_torch
 
 pytestmark = pytest.mark.once
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from keras_gemma.conversion.dtypes import DTYPES
-from keras_gemma.conversion.h5_writer import shards
-from keras_gemma.conversion.safetensors_file import DTYPES as BY_NAME
+from keras_gemma.conversion.huggingface.safetensors_file import DTYPES as BY_NAME
+from keras_gemma.conversion.keras_hub.h5_writer import shards
 from keras_gemma.conversion.tensors import Writable
 
 # Bytes in one file: what hubs take without ado, and a cut download loses.

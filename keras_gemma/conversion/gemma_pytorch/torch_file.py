@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_gemma import arrays
 from keras_gemma.conversion.dtypes import DTYPES
+from keras_gemma.conversion.gemma_pytorch.torch_pickle import Storage, View, unpickle
 from keras_gemma.conversion.tensors import Stored
-from keras_gemma.conversion.torch_pickle import Storage, View, unpickle
 from keras_gemma.presets.errors import BadPresetError
 
 _LARGEST_PICKLE = 4 * 2**20  # Gemma's have a few hundred bytes per tensor

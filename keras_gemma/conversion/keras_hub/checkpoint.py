@@ -5,9 +5,9 @@ from pathlib import Path
 
 from keras_gemma.conversion.checkpoint import Checkpoint, Source
 from keras_gemma.conversion.dtypes import DTYPES
-from keras_gemma.conversion.h5_file import H5Tensors
-from keras_gemma.conversion.h5_writer import write_h5
-from keras_gemma.conversion.keras_hub_tensors import KerasHubTensors, stored_dtype
+from keras_gemma.conversion.keras_hub.h5_file import H5Tensors
+from keras_gemma.conversion.keras_hub.h5_writer import write_h5
+from keras_gemma.conversion.keras_hub.tensors import KerasHubTensors, stored_dtype
 from keras_gemma.conversion.weight_map import Rule, entries
 from keras_gemma.presets import bundle
 from keras_gemma.presets.errors import BadPresetError

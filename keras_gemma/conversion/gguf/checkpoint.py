@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from keras_gemma.conversion.chat_template import CHAT_TEMPLATE
 from keras_gemma.conversion.checkpoint import Checkpoint, Source
-from keras_gemma.conversion.gguf_file import GGUFFile
-from keras_gemma.conversion.gguf_metadata import backbone_arguments, model_metadata
-from keras_gemma.conversion.gguf_vocabulary import vocabulary_proto
-from keras_gemma.conversion.gguf_writer import TYPE_NAMES, type_for, write_gguf
+from keras_gemma.conversion.gguf.file import GGUFFile
+from keras_gemma.conversion.gguf.metadata import backbone_arguments, model_metadata
+from keras_gemma.conversion.gguf.vocabulary import vocabulary_proto
+from keras_gemma.conversion.gguf.writer import TYPE_NAMES, type_for, write_gguf
+from keras_gemma.conversion.huggingface.chat_template import CHAT_TEMPLATE
 from keras_gemma.conversion.weight_map import Rule
 from keras_gemma.presets.errors import BadPresetError
 

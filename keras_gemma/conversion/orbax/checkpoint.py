@@ -16,7 +16,7 @@ import numpy as np
 from keras_gemma.conversion.checkpoint import Checkpoint
 from keras_gemma.conversion.dtypes import DTYPES
 from keras_gemma.conversion.from_shapes import Seen, architecture, said_beside
-from keras_gemma.conversion.orbax_file import OrbaxTensors
+from keras_gemma.conversion.orbax.file import OrbaxTensors
 from keras_gemma.conversion.tensors import Stored
 from keras_gemma.conversion.weight_map import Rule
 from keras_gemma.presets import bundle

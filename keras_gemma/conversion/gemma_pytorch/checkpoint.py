@@ -23,9 +23,9 @@ from keras_gemma.conversion.from_shapes import (
     said_beside,
     told,
 )
+from keras_gemma.conversion.gemma_pytorch.torch_file import TorchTensors, is_torch_file
+from keras_gemma.conversion.gemma_pytorch.torch_writer import write_torch
 from keras_gemma.conversion.tensors import Stored
-from keras_gemma.conversion.torch_file import TorchTensors, is_torch_file
-from keras_gemma.conversion.torch_writer import write_torch
 from keras_gemma.conversion.weight_map import Rule
 from keras_gemma.presets import bundle
 from keras_gemma.presets.errors import BadPresetError

@@ -6,20 +6,24 @@ from typing import Any
 
 import sentencepiece
 
-from keras_gemma.conversion import gemma_pytorch
+import keras_gemma.conversion.gemma_pytorch.checkpoint as gemma_pytorch
 from keras_gemma.conversion.checkpoint import Checkpoint, Source
-from keras_gemma.conversion.huggingface_config import backbone_arguments
-from keras_gemma.conversion.huggingface_config_writer import huggingface_config
-from keras_gemma.conversion.huggingface_tokenizer import (
+from keras_gemma.conversion.huggingface.config import backbone_arguments
+from keras_gemma.conversion.huggingface.config_writer import huggingface_config
+from keras_gemma.conversion.huggingface.safetensors_file import (
+    INDEX,
+    SafetensorsTensors,
+    open_folder,
+)
+from keras_gemma.conversion.huggingface.safetensors_writer import LARGEST_FILE, write_safetensors
+from keras_gemma.conversion.huggingface.tokenizer import (
     encoded,
     stop_ids,
     token_ids,
     tokenizer_files,
 )
-from keras_gemma.conversion.safetensors_file import INDEX, SafetensorsTensors, open_folder
-from keras_gemma.conversion.safetensors_writer import LARGEST_FILE, write_safetensors
+from keras_gemma.conversion.huggingface.tokenizer_json import proto_of_json
 from keras_gemma.conversion.sentencepiece_proto import parse_model
-from keras_gemma.conversion.tokenizer_json import proto_of_json
 from keras_gemma.conversion.weight_map import Rule
 from keras_gemma.presets import bundle
 from keras_gemma.presets.errors import BadPresetError

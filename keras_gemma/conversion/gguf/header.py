@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_gemma.conversion.dtypes import DTYPES
-from keras_gemma.conversion.gguf_blocks import BLOCKS
+from keras_gemma.conversion.gguf.blocks import BLOCKS
 from keras_gemma.conversion.weight_map import Shape
 from keras_gemma.presets.errors import BadPresetError
 

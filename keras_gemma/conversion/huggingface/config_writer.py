@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from keras_gemma.conversion.huggingface_config import (
+from keras_gemma.conversion.huggingface.config import (
     ARCHITECTURES,
     BASES,
     FULL,

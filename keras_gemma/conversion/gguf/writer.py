@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_gemma.conversion import gguf_blocks
-from keras_gemma.conversion.gguf_header import (
+from keras_gemma.conversion.gguf import blocks as gguf_blocks
+from keras_gemma.conversion.gguf.header import (
     ALIGNMENT,
     ARRAY,
     FLOATS,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_gemma.conversion import gguf_blocks
-from keras_gemma.conversion.gguf_header import FLOATS, block_of, read_header
+from keras_gemma.conversion.gguf import blocks as gguf_blocks
+from keras_gemma.conversion.gguf.header import FLOATS, block_of, read_header
 from keras_gemma.conversion.tensors import Stored
 from keras_gemma.conversion.weight_map import Shape
 from keras_gemma.presets.errors import BadPresetError

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from keras_gemma.conversion.chat_template import CHAT_TEMPLATE
+from keras_gemma.conversion.huggingface.chat_template import CHAT_TEMPLATE
+from keras_gemma.conversion.huggingface.tokenizer_json import added_tokens, json_of_model
 from keras_gemma.conversion.sentencepiece_proto import PieceModel
-from keras_gemma.conversion.tokenizer_json import added_tokens, json_of_model
 
 _TURNS = ("<start_of_turn>", "<end_of_turn>")
 _SPECIAL = ("bos", "eos", "pad", "unk")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gemma.conversion.gguf_vocabulary import vocabulary_metadata
+from keras_gemma.conversion.gguf.vocabulary import vocabulary_metadata
 from keras_gemma.presets.errors import BadPresetError
 from keras_gemma.presets.fields import check_backbone
 

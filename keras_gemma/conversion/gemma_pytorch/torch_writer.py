@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_gemma.conversion.dtypes import DTYPES
+from keras_gemma.conversion.gemma_pytorch.torch_pickle import STORAGES, Shape
 from keras_gemma.conversion.tensors import Writable
-from keras_gemma.conversion.torch_pickle import STORAGES, Shape
 
 _CLASSES = {dtype: name for name, dtype in STORAGES.items()}
 _ALIGNMENT = 64  # PyTorch's own; a tensor that is mapped into memory starts at a multiple

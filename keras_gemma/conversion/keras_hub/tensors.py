@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from keras_gemma.conversion.dtypes import DTYPES
-from keras_gemma.conversion.h5_file import H5Tensors
+from keras_gemma.conversion.keras_hub.h5_file import H5Tensors
 from keras_gemma.conversion.tensors import Stored
 from keras_gemma.conversion.weight_map import Entry, Shape
 from keras_gemma.presets.errors import BadPresetError

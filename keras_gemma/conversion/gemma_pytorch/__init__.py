@@ -1,0 +1,1 @@
+"""DeepMind's `.ckpt` files, without PyTorch and without running anything."""

@@ -1,0 +1,1 @@
+"""Folders of Transformers: configuration, safetensors, tokenizer."""

@@ -1,0 +1,1 @@
+"""DeepMind's Flax folders."""
