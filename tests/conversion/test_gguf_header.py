@@ -71,10 +71,10 @@ def test_a_header_that_lies_is_refused_at_once(case, tmp_path):
     path = tmp_path / "bad.gguf"
     path.write_bytes(data)
     tracemalloc.start()
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(BadPresetError, match=message) as caught:
         GGUFFile(path)
-    seconds, peak = time.perf_counter() - begun, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - begun, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert str(path) in str(caught.value)
     assert seconds < 0.1
@@ -95,10 +95,10 @@ def test_a_large_file_of_empty_strings_costs_neither_time_nor_memory(tmp_path):
     path = tmp_path / "many.gguf"
     count = 2**22
     path.write_bytes(file([key("a", ARRAY, struct.pack("<IQ", TEXT, count))], numbers=8 * count))
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(BadPresetError, match="room for 1048576"):
         GGUFFile(path)
-    assert time.perf_counter() - begun < 0.1
+    assert time.process_time() - begun < 0.1
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -136,12 +136,12 @@ def test_random_mutations_are_read_or_refused(count, tmp_path):
     random, refused, path = np.random.default_rng(count), 0, tmp_path / "mutated.gguf"
     for number in range(count):
         path.write_bytes(mutated(whole, random))
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             read_all(path)
         except BadPresetError:
             refused += 1
-        assert time.perf_counter() - begun < 1, f"mutation {number} took too long"
+        assert time.process_time() - begun < 1, f"mutation {number} took too long"
     assert count * 0.2 < refused < count * 0.95  # neither all nor none: the mutations are of use
 
 

@@ -27,8 +27,8 @@ def test_the_same_seed_tells_the_same_story():
 def test_there_are_plots_and_words_enough():
     table = words()
     assert len(plots()[1]) >= 25
-    assert len(table["girl"]) + len(table["boy"]) >= 200
-    assert len(table["object"]) >= 150
+    assert len(table["girl"]) + len(table["boy"]) >= 90
+    assert len(table["object"]) >= 90
 
 
 def test_stories_keep_their_length_and_fill_every_slot():
