@@ -31,36 +31,40 @@ def blank(shape: tuple[int, ...], dtype: str) -> Any:
     """A tensor to be overwritten: its numbers may be anything."""
     name = keras.backend.backend()
     if name == "torch":
-        import torch
-
         like: Any = keras.ops.zeros((), dtype)  # knows torch's name of the dtype, and the device
-        return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
-    if name == "jax":
-        import jax
-
-        return jax.device_put(empty(shape, dtype))
-    return keras.ops.zeros(shape, dtype)
+        return like.new_empty(tuple(shape))
+    return _lent(empty(shape, dtype), name)
 
 
 def place(variable: Any, array: np.ndarray) -> None:
     """Give a Keras variable the numbers of an array, in the variable's dtype and sharding."""
     dtype, name = np.dtype(variable.dtype), keras.backend.backend()
-    if name == "torch" and variable.dtype == "bfloat16":
-        # Keras would go by way of float32, which takes twice the memory.
-        import torch
+    if not _usable_in_place(array, dtype):
+        copy = empty(array.shape, dtype)
+        _copy(array, copy)
+        array = copy
+    lent = _lent(array, name)
+    if name == "torch" and variable.value.device == lent.device:
+        variable.value.data = lent  # Keras would copy it, by way of float32 if it is bfloat16
+    else:
+        variable.assign(lent)
 
-        array = _contiguous(array, dtype)
-        variable.assign(torch.from_numpy(array.view("int16")).view(torch.bfloat16))
-    elif name == "jax":
+
+def _lent(array, name):
+    """A tensor that keeps its numbers where the array has them; the array is not to be used again."""
+    if name == "jax":
         import jax
 
-        if not _usable_in_place(array, dtype):
-            copy = empty(array.shape, dtype)
-            _copy(array, copy)
-            array = copy
-        variable.assign(jax.device_put(array))
-    else:
-        variable.assign(_contiguous(array, dtype))
+        return jax.device_put(array)
+    plain = array.view(f"int{8 * array.itemsize}")  # a type of NumPy's own: bfloat16 is none
+    if name == "torch":
+        import torch
+
+        return torch.from_numpy(plain).view(getattr(torch, array.dtype.name))
+    import tensorflow as tf
+
+    # `convert_to_tensor` makes two copies, and keeps the memory of one.
+    return tf.bitcast(tf.experimental.dlpack.from_dlpack(plain.__dlpack__()), str(array.dtype))
 
 
 def _copy(source, target):
@@ -75,14 +79,6 @@ def _copy(source, target):
             block: list[Any] = [slice(None)] * source.ndim
             block[fast], block[-1] = slice(first, first + _BLOCK), slice(last, last + _BLOCK)
             target[tuple(block)] = source[tuple(block)]
-
-
-def _contiguous(array, dtype):
-    if array.flags.c_contiguous:
-        return array.astype(dtype, copy=False)
-    copy = np.empty(array.shape, dtype)
-    _copy(array, copy)
-    return copy
 
 
 def _usable_in_place(array, dtype):

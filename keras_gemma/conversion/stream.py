@@ -1,12 +1,14 @@
 """Tensors from a checkpoint into variables and back, one at a time.
 
 First everything is compared by headers, then numbers move: a checkpoint that does not fit changes
-no variable, and no more than one tensor is held beside the model.
+no variable, and no more than two tensors are held beside the model: one that is placed, and the
+next, which is read meanwhile.
 """
 
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,16 +81,33 @@ def load(
         tensors: where the numbers are.
         check_finite: refuse a weight that is not a number, naming it.
     """
-    # Largest first: a large tensor's copy should not come on top of a model that is already full.
-    for entry in sorted(entries, key=lambda entry: -math.prod(entry.shape)):
+
+    def numbers(entry):
         tensor = tensors.read(entry.theirs)
         if check_finite and (place_of := first_not_finite(tensor)) is not None:
             raise BadPresetError(
                 f"{tensors.path}: {entry.theirs} is not a finite number at {place_of}. "
                 "check_finite=False loads it anyway."
             )
+        return tensor
+
+    # Largest first: a large tensor's copy should not come on top of a model that is already full.
+    largest_first = sorted(entries, key=lambda entry: -math.prod(entry.shape))
+    for entry, tensor in zip(largest_first, _one_ahead(numbers, largest_first)):
         for path, array in entry.to_ours(tensor):
             place(variables[path], array)
+
+
+def _one_ahead(function, items):
+    """`map` that is at work on the next item, in a thread, while the last one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = None
+        for item in items:
+            last, coming = coming, pool.submit(function, item)
+            if last is not None:
+                yield last.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def writables(
