@@ -1,0 +1,10 @@
+#pragma once
+#include "layout.h"
+#include "pool.h"
+
+namespace kg {
+
+// out[M, outputs] = x[M, inputs] times the packed matrix transposed; rows lie one after another.
+void product(const Packed &weights, const float *x, int64_t rows, float *out, const Pool &pool);
+
+} // namespace kg

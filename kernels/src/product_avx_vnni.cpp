@@ -1,0 +1,21 @@
+// AVX2 with AVX-VNNI: processors that have vpdpbusd and no AVX-512. Sixteen registers hold one row.
+#define KG_DPBUSD _mm256_dpbusd_avx_epi32
+#include "product_vnni.h"
+
+namespace kg {
+
+static Kernels make() {
+  Kernels k = *avx2_kernels();
+  k.name = "avx_vnni";
+  k.product[INT8][1] = product_vnni<1, INT8>;
+  k.product[INT8_CHANNEL][1] = product_vnni<1, INT8_CHANNEL>;
+  k.product[INT4][1] = product_vnni<1, INT4>;
+  return k;
+}
+
+const Kernels *avx_vnni_kernels() {
+  static const Kernels kernels = make();
+  return &kernels;
+}
+
+} // namespace kg
