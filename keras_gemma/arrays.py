@@ -95,3 +95,8 @@ def fetch(variable: Any) -> np.ndarray:
         tensor = variable.value.detach().cpu().contiguous()
         return tensor.view(torch.int16).numpy().view(np.dtype("bfloat16"))
     return np.asarray(keras.ops.convert_to_numpy(variable.value))
+
+
+def in_order(tensor: Any) -> Any:
+    """The tensor, row after row in memory; a transposed one is a mere view on PyTorch."""
+    return tensor.contiguous() if keras.backend.backend() == "torch" else tensor

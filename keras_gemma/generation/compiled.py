@@ -3,13 +3,19 @@
 A `Compiler` is given the variables that functions read (`weights`) and those they may change
 (`states`, a sampler's random seeds), and offers three things:
 
-`program(function)`  the function, compiled as a whole where the backend can;
+`program(function)`  the function, compiled as a whole where the backend can; what its argument
+                     number `donate` held is gone after a call;
 `loop(while_true, step, state)`  a loop inside a program;
 `step(function)`  a function called again and again with the same shapes inside such a loop.
+
+And it tells, of the running backend, whether variables changed (`marks`, `changed`) and how it
+likes its weights (`traits`).
 """
 
 import functools
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -21,7 +27,7 @@ class Compiler:
     def __init__(self, weights, states=()):
         self.weights, self.states = tuple(weights), tuple(states)
 
-    def program(self, function: Callable) -> Callable:
+    def program(self, function: Callable, donate: int = 0) -> Callable:
         return function
 
     def step(self, function: Callable) -> Callable:
@@ -36,15 +42,15 @@ class Compiler:
 class JaxCompiler(Compiler):
     """`jax.jit` over values: weights are arguments, so that a new value needs no new program."""
 
-    def program(self, function):
+    def program(self, function, donate=0):
         import jax
 
-        # The first argument is the state of a generation; its caches are written in place.
-        @functools.partial(jax.jit, donate_argnums=2)
-        def run(weights, states, state, *rest):
+        # What is donated is the state of a generation; its caches are written in place.
+        @functools.partial(jax.jit, donate_argnums=2 + donate)
+        def run(weights, states, *arguments):
             mapping = [*zip(self.weights, weights), *zip(self.states, states)]
             with keras.StatelessScope(state_mapping=mapping) as scope:
-                result = function(state, *rest)
+                result = function(*arguments)
             return result, [scope.get_current_value(v) for v in self.states]
 
         def call(*arguments):
@@ -79,7 +85,7 @@ class JaxCompiler(Compiler):
 class TensorFlowCompiler(Compiler):
     """One XLA program with the loop inside; without XLA the same loop is nine times slower."""
 
-    def program(self, function):
+    def program(self, function, donate=0):
         import tensorflow as tf
 
         return tf.function(function, jit_compile=True)
@@ -96,7 +102,7 @@ class TorchCompiler(Compiler):
     Weights are captured by reference: new values are seen, new tensors need a new compiler.
     """
 
-    def program(self, function):
+    def program(self, function, donate=0):
         import torch
 
         return torch.inference_mode()(function)
@@ -129,3 +135,39 @@ def compiler(weights, states=(), eager: bool = False) -> Compiler:
     """The compiler of the running backend."""
     kind = Compiler if eager else _COMPILERS.get(keras.config.backend(), Compiler)
     return kind(weights, states)
+
+
+class Traits(NamedTuple):
+    """What weights should be like for the running backend."""
+
+    tells_changes: bool  # of a variable: without that a copy of it can't be trusted
+    widens_bfloat16: bool  # makes a float32 copy of a bfloat16 matrix for each product
+    reads_inputs_first: bool  # multiplies one row faster by a matrix with a row per input
+
+
+def traits() -> Traits:
+    """Of the running backend, on its device."""
+    name = keras.config.backend()
+    if name == "jax":
+        import jax
+
+        return Traits(True, jax.default_backend() == "cpu", False)
+    if name == "torch":
+        import torch
+
+        return Traits(True, False, torch.get_default_device().type == "cpu")
+    return Traits(False, False, False)
+
+
+def marks(variables: Iterable[Any]) -> list:
+    """By these `changed` tells whether a variable was given new values since."""
+    if keras.config.backend() == "jax":  # an array never changes, a variable gets another one
+        return [weakref.ref(variable.value) for variable in variables]
+    return [(v.value.data_ptr(), v.value._version) for v in variables]
+
+
+def changed(variables: Iterable[Any], before: list) -> bool:
+    """Whether any variable is not what it was when `before` was taken by `marks`."""
+    if keras.config.backend() == "jax":
+        return any(mark() is not v.value for v, mark in zip(variables, before, strict=True))
+    return marks(variables) != before

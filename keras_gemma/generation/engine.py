@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_gemma.generation.compiled import compiler
 from keras_gemma.generation.kv_cache import empty_caches
+from keras_gemma.generation.weights import Weights
 from keras_gemma.layers import Positions
 from keras_gemma.samplers import SamplingContext
 
@@ -31,16 +32,17 @@ class Engine:
     """Runs one model with one sampler.
 
     It asks two things of a model, `hidden_states` and `logits`, as a `DecoderStack` has them. Three
-    compiled programs do all: `prefill`, and `advance`, by one token (a stream) or by many.
+    compiled programs do all: `prefill`, and `advance`, by one token (a stream) or by many. The first
+    argument of each is the arrays of a plan, the second the state.
     """
 
-    def __init__(self, stack, sampler, weights, dtype: str, eager: bool = False):
-        self.stack, self.sampler, self.dtype = stack, sampler, dtype
-        made = compiler(weights, sampler.variables, eager)
+    def __init__(self, weights: Weights, sampler, config, dtype: str, eager: bool = False):
+        self.weights, self.sampler, self.config, self.dtype = weights, sampler, config, dtype
+        made = compiler(weights.variables, sampler.variables, eager)
         self._loop = made.loop
         self._next_logits = made.step(self._next_logits)
-        self._prefill = made.program(self._prefill)
-        self._advance = made.program(self._advance)
+        self._prefill = made.program(self._prefill, donate=1)
+        self._advance = made.program(self._advance, donate=1)
 
     def start(
         self, prompts: list[list[int]], limits: list[int], stop_ids, seeds, arrange=lambda x: x
@@ -62,43 +64,49 @@ class Engine:
             token_ids,
             lengths,
             lengths < np.array(limits, "int32"),
-            empty_caches(self.stack.config, len(prompts), slots, self.dtype),
+            empty_caches(self.config, len(prompts), slots, self.dtype),
             np.array(seeds, "int32"),
             np.array(limits, "int32"),
             stops,
             np.array(0, "int32"),
         )
-        return self._prefill(_arranged(state, arrange), arrange(ops.convert_to_tensor(prompt_ids)))
+        self.weights.refresh()
+        prompt_ids = arrange(ops.convert_to_tensor(prompt_ids))
+        return self._prefill(self.weights.arrays, _arranged(state, arrange), prompt_ids)
 
     def advance(self, state: GenerationState, steps: int) -> GenerationState:
         """Up to `steps` more tokens for each row that is running."""
-        return self._advance(state._replace(steps=ops.convert_to_tensor(steps, "int32")))
+        self.weights.refresh()
+        state = state._replace(steps=ops.convert_to_tensor(steps, "int32"))
+        return self._advance(self.weights.arrays, state)
 
-    def _prefill(self, state, prompt_ids):
+    def _prefill(self, arrays, state, prompt_ids):
+        stack = self.weights.stack(arrays)
         place = ops.arange(ops.shape(prompt_ids)[1], dtype="int32")[None]
         segment = ops.cast(place < state.lengths[:, None], "int32")
         positions = Positions(ops.broadcast_to(place, ops.shape(prompt_ids)), segment)
-        hidden, caches = self.stack.hidden_states(prompt_ids, positions, state.caches)
+        hidden, caches = stack.hidden_states(prompt_ids, positions, state.caches)
         last = ops.take_along_axis(hidden, (state.lengths - 1)[:, None, None], axis=1)
-        return self._chosen(state._replace(caches=caches), self.stack.logits(last)[:, 0])
+        return self._chosen(state._replace(caches=caches), stack.logits(last)[:, 0])
 
-    def _advance(self, state):
+    def _advance(self, arrays, state):
         def goes_on(state):
             return ops.logical_and(ops.any(state.running), state.steps > 0)
 
-        return self._loop(goes_on, self._step, state)
+        return self._loop(goes_on, lambda state: self._step(arrays, state), state)
 
-    def _step(self, state):
+    def _step(self, arrays, state):
         newest = ops.take_along_axis(state.token_ids, (state.lengths - 1)[:, None], axis=1)
         positions = Positions(
             (state.lengths - 1)[:, None], ops.cast(state.running, "int32")[:, None]
         )
-        logits, caches = self._next_logits(newest, positions, state.caches)
+        logits, caches = self._next_logits(arrays, newest, positions, state.caches)
         return self._chosen(state._replace(caches=caches, steps=state.steps - 1), logits)
 
-    def _next_logits(self, newest, positions, caches):
-        hidden, caches = self.stack.hidden_states(newest, positions, caches)
-        return self.stack.logits(hidden)[:, 0], caches
+    def _next_logits(self, arrays, newest, positions, caches):
+        stack = self.weights.stack(arrays)
+        hidden, caches = stack.hidden_states(newest, positions, caches)
+        return stack.logits(hidden)[:, 0], caches
 
     def _chosen(self, state, logits):
         context = SamplingContext(state.token_ids, state.lengths, state.seeds)

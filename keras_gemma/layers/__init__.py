@@ -1,15 +1,17 @@
 """Tensors in, tensors out: the parts of a decoder block."""
 
 from keras_gemma.layers.attend import attend
-from keras_gemma.layers.attention import GemmaAttention
-from keras_gemma.layers.decoder_block import Gemma3DecoderBlock, GemmaDecoderBlock
+from keras_gemma.layers.attention import AttentionFormula, GemmaAttention
+from keras_gemma.layers.decoder_block import BlockFormula, Gemma3DecoderBlock, GemmaDecoderBlock
 from keras_gemma.layers.fan_in import FanIn, left_blank
 from keras_gemma.layers.positions import Positions, TokenPositions, visible
-from keras_gemma.layers.reversible_embedding import ReversibleEmbedding
-from keras_gemma.layers.rms_normalization import RMSNormalization
+from keras_gemma.layers.reversible_embedding import ReversibleEmbedding, scaled
+from keras_gemma.layers.rms_normalization import RMSNormalization, normalize
 from keras_gemma.layers.rotary import rotate
 
 __all__ = [
+    "AttentionFormula",
+    "BlockFormula",
     "FanIn",
     "Gemma3DecoderBlock",
     "GemmaAttention",
@@ -20,6 +22,8 @@ __all__ = [
     "TokenPositions",
     "attend",
     "left_blank",
+    "normalize",
     "rotate",
+    "scaled",
     "visible",
 ]

@@ -12,7 +12,25 @@ from keras_gemma.layers.rms_normalization import RMSNormalization
 from keras_gemma.layers.rotary import rotate
 
 
-class GemmaAttention(keras.layers.Layer):
+class AttentionFormula:
+    """What attention computes, whoever holds its weights: a layer, or a plan for decoding."""
+
+    def call(self, x_BTD, positions, cache=(), training=False):
+        rules = self.rules
+        q_BTNH, k_BSKH, v_BSKH = self.query_key_value(x_BTD)
+        if rules.normalize_query_key:
+            q_BTNH, k_BSKH = self.query_norm(q_BTNH), self.key_norm(k_BSKH)
+        q_BTNH = rotate(q_BTNH, positions.index, rules.rope_base, rules.rope_scaling)
+        k_BSKH = rotate(k_BSKH, positions.index, rules.rope_base, rules.rope_scaling)
+        seen = positions
+        if cache:  # look at the past as well as the present
+            k_BSKH, v_BSKH, seen, cache = cache.extend(k_BSKH, v_BSKH, positions)
+        drop = self.dropout_layer if training else None
+        y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, positions, seen, rules, drop)
+        return self.output_dense(y_BTNH), cache
+
+
+class GemmaAttention(AttentionFormula, keras.layers.Layer):
     """Grouped-query attention with rotary positions.
 
     Call arguments:
@@ -53,19 +71,8 @@ class GemmaAttention(keras.layers.Layer):
     def _norm(self, config, name):
         return RMSNormalization(config.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
 
-    def call(self, x_BTD, positions, cache=(), training=False):
-        rules = self.rules
-        q_BTNH, k_BSKH = self.query_dense(x_BTD), self.key_dense(x_BTD)
-        v_BSKH, seen = self.value_dense(x_BTD), positions
-        if rules.normalize_query_key:
-            q_BTNH, k_BSKH = self.query_norm(q_BTNH), self.key_norm(k_BSKH)
-        q_BTNH = rotate(q_BTNH, positions.index, rules.rope_base, rules.rope_scaling)
-        k_BSKH = rotate(k_BSKH, positions.index, rules.rope_base, rules.rope_scaling)
-        if cache:  # look at the past as well as the present
-            k_BSKH, v_BSKH, seen, cache = cache.extend(k_BSKH, v_BSKH, positions)
-        drop = self.dropout_layer if training else None
-        y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, positions, seen, rules, drop)
-        return self.output_dense(y_BTNH), cache
+    def query_key_value(self, x_BTD):
+        return self.query_dense(x_BTD), self.key_dense(x_BTD), self.value_dense(x_BTD)
 
     def compute_output_spec(self, x_BTD, positions, cache=(), training=False):
         return keras.KerasTensor(x_BTD.shape, self.compute_dtype), cache

@@ -13,7 +13,33 @@ from keras_gemma.layers.fan_in import FanIn
 from keras_gemma.layers.rms_normalization import RMSNormalization
 
 
-class GemmaDecoderBlock(keras.layers.Layer):
+class BlockFormula:
+    """What a block computes, whoever holds its weights: a layer, or a plan for decoding."""
+
+    def call(self, x_BTD, positions, cache=(), training=False):
+        config = self.config
+        y_BTD = self.pre_attention_norm(x_BTD)
+        y_BTD, cache = self.attention(y_BTD, positions, cache, training=training)
+        if config.use_post_attention_norm:
+            y_BTD = self.post_attention_norm(y_BTD)
+        if config.dropout:
+            y_BTD = self.attention_dropout(y_BTD, training=training)
+        x_BTD = x_BTD + y_BTD
+
+        y_BTD = self.feed_forward(self.pre_ffw_norm(x_BTD))
+        if config.use_post_ffw_norm:
+            y_BTD = self.post_ffw_norm(y_BTD)
+        if config.dropout:
+            y_BTD = self.feedforward_dropout(y_BTD, training=training)
+        return x_BTD + y_BTD, cache
+
+    def feed_forward(self, x_BTD):
+        """GeGLU (arXiv 2002.05202) with the tanh form of GELU."""
+        gate_BTF, value_BTF = self.gate_and_value(x_BTD)
+        return self.ffw_linear(keras.activations.gelu(gate_BTF, approximate=True) * value_BTF)
+
+
+class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
     """One of the model's layers. Calls and returns as `GemmaAttention` does.
 
     Attribute and layer names are those of published weight files; renaming one moves weights.
@@ -54,27 +80,8 @@ class GemmaDecoderBlock(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, x_BTD, positions, cache=(), training=False):
-        config = self.config
-        y_BTD = self.pre_attention_norm(x_BTD)
-        y_BTD, cache = self.attention(y_BTD, positions, cache, training=training)
-        if config.use_post_attention_norm:
-            y_BTD = self.post_attention_norm(y_BTD)
-        if config.dropout:
-            y_BTD = self.attention_dropout(y_BTD, training=training)
-        x_BTD = x_BTD + y_BTD
-
-        y_BTD = self.feed_forward(self.pre_ffw_norm(x_BTD))
-        if config.use_post_ffw_norm:
-            y_BTD = self.post_ffw_norm(y_BTD)
-        if config.dropout:
-            y_BTD = self.feedforward_dropout(y_BTD, training=training)
-        return x_BTD + y_BTD, cache
-
-    def feed_forward(self, x_BTD):
-        """GeGLU (arXiv 2002.05202) with the tanh form of GELU."""
-        gate_BTF = keras.activations.gelu(self.gating_ffw(x_BTD), approximate=True)
-        return self.ffw_linear(gate_BTF * self.gating_ffw_2(x_BTD))
+    def gate_and_value(self, x_BTD):
+        return self.gating_ffw(x_BTD), self.gating_ffw_2(x_BTD)
 
     def compute_output_spec(self, x_BTD, positions, cache=(), training=False):
         return keras.KerasTensor(x_BTD.shape, self.compute_dtype), cache

@@ -12,6 +12,13 @@ from keras_gemma.config import GemmaConfig
 from keras_gemma.layers.fan_in import FanIn
 
 
+def scaled(vectors_BTD):
+    """Rows of the table as a model reads them: times `sqrt(D)`."""
+    # The factor is rounded to the activations' dtype first, as the original does: in
+    # bfloat16 it is 55.5 for the 7B, not 55.43.
+    return vectors_BTD * ops.cast(vectors_BTD.shape[-1] ** 0.5, vectors_BTD.dtype)
+
+
 class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
     """Ids to vectors times `sqrt(D)`; with `reverse=True` hidden states to (capped) logits."""
 
@@ -31,9 +38,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
         outputs = super().call(inputs, reverse=reverse)
         if reverse:
             return outputs
-        # The factor is rounded to the activations' dtype first, as the original does: in
-        # bfloat16 it is 55.5 for the 7B, not 55.43.
-        return outputs * ops.cast(self.output_dim**0.5, outputs.dtype)
+        return scaled(outputs)
 
     def get_config(self):
         config = keras.layers.Layer.get_config(self)

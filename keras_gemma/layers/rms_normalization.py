@@ -4,8 +4,16 @@ import keras
 from keras import ops
 
 
+def normalize(x, scale, epsilon: float, dtype: str):
+    """`x / rms(x) * (1 + scale)` over the last axis, in float32, rounded once at the end."""
+    wide = ops.cast(x, "float32")
+    mean_square = ops.mean(ops.square(wide), axis=-1, keepdims=True)
+    normed = wide * ops.rsqrt(mean_square + epsilon)
+    return ops.cast(normed * (1.0 + ops.cast(scale, "float32")), dtype)
+
+
 class RMSNormalization(keras.layers.Layer):
-    """`x / rms(x) * (1 + scale)` over the last axis, in float32, rounded once at the end.
+    """A layer around `normalize`.
 
     >>> RMSNormalization()(keras.ops.array([[3.0, 4.0]])).shape == (1, 2)
     True
@@ -19,10 +27,7 @@ class RMSNormalization(keras.layers.Layer):
         self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="zeros")
 
     def call(self, x):
-        wide = ops.cast(x, "float32")
-        mean_square = ops.mean(ops.square(wide), axis=-1, keepdims=True)
-        normed = wide * ops.rsqrt(mean_square + self.epsilon)
-        return ops.cast(normed * (1.0 + ops.cast(self.scale, "float32")), self.compute_dtype)
+        return normalize(x, self.scale, self.epsilon, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

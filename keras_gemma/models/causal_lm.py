@@ -16,6 +16,8 @@ from keras_gemma.models.token_loss import TokenMetrics, token_sums
 from keras_gemma.optimizers import AdamW
 from keras_gemma.text import Gemma3CausalLMPreprocessor, GemmaCausalLMPreprocessor
 
+PLANS = ("auto", "none")
+
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
 class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
@@ -77,6 +79,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         *,
         weighted_metrics: Any = "auto",
         sampler: Any = "greedy",
+        plan: str = "auto",
         **kwargs: Any,
     ) -> None:
         """Choose how to train and how to sample; every default is ready to use.
@@ -89,6 +92,9 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
                 the automatic loss.
             sampler: a name (`"greedy"`, `"top_k"`, `"top_p"`, `"random"`) or an object of
                 `keras_gemma.samplers`.
+            plan: how generation reads the weights. `"auto"` keeps a copy of the layers' weights in
+                the layout that the backend reads fastest, made at the first `generate` and anew
+                after they changed; `"none"` reads the variables, and needs no memory beside them.
             **kwargs: as in `keras.Model.compile`.
         """
         if isinstance(optimizer, str) and optimizer == "auto":
@@ -108,8 +114,10 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         self._reports_tokens = automatic_metrics and self._automatic_loss
         # Logits are made only where somebody asked for them.
         self._trains_on_hidden_states = self._reports_tokens and not kwargs.get("metrics")
-        self.sampler = samplers.get(sampler)
-        self._generation_engine = None  # it is built for one sampler
+        if plan not in PLANS:
+            raise ValueError(f"plan must be one of {', '.join(PLANS)}, not {plan!r}.")
+        self.sampler, self.plan = samplers.get(sampler), plan
+        self._generation_engine = None  # it is built for one sampler and one plan
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -117,6 +125,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             config["loss"] = "auto"
         if self._reports_tokens:
             config["weighted_metrics"] = "auto"
+        config["plan"] = self.plan
         config["sampler"] = keras.saving.serialize_keras_object(self.sampler)
         return {**config, "has_trained": self.optimizer.built}
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gemma.generation import Engine, StopStrings, end_ids, text_pieces
+from keras_gemma.generation import Engine, StopStrings, end_ids, text_pieces, weights_for
 from keras_gemma.models.fit_data import is_text, is_tf_dataset
 from keras_gemma.samplers import row_seeds
 
@@ -146,6 +146,8 @@ class TextGeneration:
         if not prompts or all(limit <= len(prompt) for limit, prompt in zip(limits, prompts)):
             return None
         seeds = row_seeds(self._seed(seed), len(prompts))
+        if not self._engine().weights.are_of(self.backbone.variables):
+            self._generation_engine = None
         return self._engine().start(prompts, limits, stop_ids, seeds, _on_devices)
 
     def _engine(self):
@@ -155,9 +157,9 @@ class TextGeneration:
             self.jax_state_sync()
         if self._generation_engine is None:
             self._generation_engine = Engine(
-                self.backbone.stack,
+                weights_for(self.backbone.stack, self.backbone.variables, self.plan == "auto"),
                 self.sampler,
-                self.backbone.variables,
+                self.backbone.config,
                 self.compute_dtype,
                 eager=self.run_eagerly,
             )

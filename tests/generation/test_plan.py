@@ -1,0 +1,164 @@
+"""The plan for decoding: the same numbers as the layers, and never old ones."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import SIZES, close, loud
+from keras import ops
+
+from keras_gemma import Gemma3Backbone, Gemma3CausalLM, GemmaBackbone, GemmaCausalLM
+from keras_gemma.generation import empty_caches, weights_for
+from keras_gemma.generation.compiled import traits
+from keras_gemma.generation.layouts import BFloat16Blocks, InputMajor, OutputMajor
+from keras_gemma.generation.plan import is_plain
+from keras_gemma.layers import Positions
+
+KINDS = {
+    "multi-query": (GemmaBackbone, {"num_key_value_heads": 1}),
+    "grouped": (GemmaBackbone, {}),
+    "Gemma 2": (
+        GemmaBackbone,
+        {
+            "use_post_attention_norm": True,
+            "use_post_ffw_norm": True,
+            "attention_logit_soft_cap": 50.0,
+            "final_logit_soft_cap": 30.0,
+            "use_sliding_window_attention": True,
+            "sliding_window_size": 4,
+        },
+    ),
+    "Gemma 3": (Gemma3Backbone, {"image_size": None, "sliding_window_size": 4}),
+}
+needs_plan = pytest.mark.skipif(
+    not traits().tells_changes, reason="this backend makes no plan: its variables tell no changes"
+)
+IDS = np.array([[5, 6, 7, 8, 9, 10, 11], [3, 4, 5, 6, 7, 8, 9]], "int32")
+
+
+def model(kind="grouped", dtype="float32", plan="auto"):
+    made, options = KINDS[kind]
+    task = GemmaCausalLM if made is GemmaBackbone else Gemma3CausalLM
+    lm = task(backbone=loud(made(**{**SIZES, **options}, dtype=dtype)), preprocessor=None)
+    lm.compile(sampler="greedy", plan=plan)
+    return lm
+
+
+def passes(stack):
+    """Logits of a prompt of six and of one token more, by way of caches."""
+    place = np.arange(7, dtype="int32")[None].repeat(2, 0)
+    caches = empty_caches(stack.config, 2, 16, stack.token_embedding_dtype)
+    made = []
+    for part in (slice(0, 6), slice(6, 7)):
+        positions = Positions(*(ops.convert_to_tensor(x[:, part]) for x in (place, place * 0 + 1)))
+        hidden, caches = stack.hidden_states(ops.convert_to_tensor(IDS[:, part]), positions, caches)
+        made.append(ops.convert_to_numpy(ops.cast(stack.logits(hidden), "float32")))
+    return np.concatenate(made, axis=1)
+
+
+def continued(lm):
+    inputs = {"token_ids": IDS, "padding_mask": np.ones_like(IDS)}
+    return lm.generate(inputs, max_length=14, stop_token_ids=None)["token_ids"]
+
+
+@needs_plan
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_computes_what_the_layers_do(kind, dtype, bound):
+    backbone = model(kind, dtype).backbone
+    planned = weights_for(backbone.stack, backbone.variables, True)
+    planned.refresh()
+    assert planned.arrays
+    close(
+        passes(Stack(planned.stack(planned.arrays), dtype)),
+        passes(Stack(backbone.stack, dtype)),
+        bound,
+    )
+
+
+class Stack:
+    """A decoder stack that also tells the dtype of its caches."""
+
+    def __init__(self, stack, dtype):
+        self.config, self.token_embedding_dtype = stack.config, dtype
+        self.hidden_states, self.logits = stack.hidden_states, stack.logits
+
+
+def assigned(lm):
+    kernel = lm.backbone.stack.blocks[0].attention.value_dense.kernel
+    kernel.assign(-1.5 * ops.convert_to_tensor(kernel))
+
+
+def set_at_once(lm):
+    lm.set_weights([-1.1 * np.asarray(value) for value in lm.get_weights()])
+
+
+def trained(lm):
+    lm.compile(optimizer=keras.optimizers.SGD(0.5), sampler="greedy", plan=lm.plan)
+    lm.train_on_batch({"token_ids": IDS, "padding_mask": np.ones_like(IDS)}, IDS)
+
+
+def with_lora(lm):
+    layer = lm.backbone.stack.blocks[0].ffw_linear
+    layer.enable_lora(2)
+    layer.lora_kernel_a.assign(np.ones(layer.lora_kernel_a.shape))
+    layer.lora_kernel_b.assign(np.full(layer.lora_kernel_b.shape, 0.5))
+
+
+@pytest.mark.parametrize("change", [assigned, set_at_once, trained, with_lora])
+def test_the_next_text_follows_the_new_weights(change):
+    with_plan, without = model(plan="auto"), model(plan="none")
+    without.set_weights(with_plan.get_weights())
+    before = continued(with_plan)
+    assert np.array_equal(before, continued(without))
+    for lm in (with_plan, without):
+        change(lm)
+    after = continued(with_plan)
+    assert np.array_equal(after, continued(without))
+    assert not np.array_equal(after, before)
+
+
+@needs_plan
+def test_loaded_weights_are_followed(tmp_path):
+    lm, other = model(), model("grouped")
+    other.set_weights([-np.asarray(value) for value in other.get_weights()])
+    before = continued(lm)
+    other.save_weights(tmp_path / "other.weights.h5")
+    lm.load_weights(tmp_path / "other.weights.h5")
+    assert np.array_equal(continued(lm), continued(other))
+    assert not np.array_equal(continued(lm), before)
+
+
+@needs_plan
+def test_layers_of_ones_own_are_called_and_not_copied():
+    backbone = model().backbone
+    assert is_plain(backbone.stack)
+
+    class Own(keras.layers.EinsumDense):
+        pass
+
+    kind = keras.layers.EinsumDense
+    backbone.stack.blocks[1].gating_ffw.__class__ = Own
+    assert not is_plain(backbone.stack)
+    backbone.stack.blocks[1].gating_ffw.__class__ = kind
+    backbone.stack.blocks[2].ffw_linear.quantize("int8")
+    assert not is_plain(backbone.stack)
+
+
+def test_a_plan_that_is_unknown_is_refused():
+    with pytest.raises(ValueError, match="auto, none"):
+        model(plan="fast")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_all_layouts_multiply_alike(rows):
+    random = np.random.default_rng(0)
+    weights = ops.cast(ops.convert_to_tensor(random.normal(0, 1, (128, 24))), "bfloat16")
+    x = ops.cast(ops.convert_to_tensor(random.normal(0, 1, (rows, 1, 24))), "bfloat16")
+    expected = np.einsum("mtk,nk->mtn", *(np.asarray(ops.cast(v, "float32")) for v in (x, weights)))
+    made = [OutputMajor(weights), InputMajor(ops.transpose(weights))]
+    if traits().widens_bfloat16:
+        made.append(BFloat16Blocks(ops.reshape(ops.view(weights, "uint16"), (2, 64, 24))))
+    for layout in made:
+        got = np.asarray(ops.convert_to_numpy(ops.cast(layout(x), "float32")))
+        assert got.shape == expected.shape
+        close(got, expected, 1e-2)
