@@ -41,8 +41,17 @@ def command(settings, preset, out, format_, dtype):
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise click.UsageError(f"{out} is there already. Remove it, or choose another name.")
     with settings.status(f"converting {preset}"):
-        name = convert(place, out, format_, dtype)
+        name = convert(place, out, format_, dtype, chats=_chats(preset))
     size = sum(path.stat().st_size for path in [out, *out.rglob("*")] if path.is_file())
     if settings.as_json:
         return settings.print_json({"out": str(out), "format": name, "bytes": size})
     click.echo(f"{out}: {name}, {size:,} bytes")
+
+
+def _chats(preset):
+    """Whether a model with a card was tuned on turns; None where there is no card."""
+    from keras_gemma.presets import registry
+
+    name = registry.alias(preset) or preset
+    known = name in registry.names() and (registry.is_bundled(name) or not Path(preset).is_dir())
+    return registry.card(name)["kind"] not in ("base", "code") if known else None

@@ -8,13 +8,13 @@ import sys
 
 import click
 
-from keras_gemma.presets.errors import BadPresetError, PresetAccessError
+from keras_gemma.presets.errors import BadPresetError, NoSpaceError, PresetAccessError
 from keras_gemma.version import __version__
 
 VERBS = ("generate", "chat", "train", "presets", "info", "convert", "download")
 
 # Exit codes beside 0 (done), 1 (failed) and 2 (the command was not understood).
-ACCESS, CORRUPT, INTERRUPTED = 3, 4, 130
+ACCESS, CORRUPT, FULL, INTERRUPTED = 3, 4, 5, 130
 
 EPILOG = """\
 \b
@@ -25,7 +25,7 @@ Examples:
 \b
 The backend is --backend, else KERAS_BACKEND, else Keras's keras.json, else the first of JAX,
 PyTorch and TensorFlow that is installed. Exit codes: 0 done, 1 failed, 2 not understood, 3 no
-access, 4 a file is damaged, 130 interrupted.
+access, 4 a file is damaged, 5 no room on the disk, 130 interrupted.
 """
 
 
@@ -42,6 +42,10 @@ class NoAccess(Failed):
 
 class Damaged(Failed):
     exit_code = CORRUPT
+
+
+class NoRoom(Failed):
+    exit_code = FULL
 
 
 class Verbs(click.Group):
@@ -79,10 +83,19 @@ class Verbs(click.Group):
 def _kind(error):
     if isinstance(error, PresetAccessError):
         return NoAccess
+    if isinstance(error, NoSpaceError) or _is_full(error):
+        return NoRoom
     return Damaged if isinstance(error, BadPresetError) else Failed
 
 
+def _is_full(error):
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _message(error):
+    if _is_full(error):
+        where = f" of {error.filename}" if error.filename else ""
+        return f"The disk{where} is full. Make room, or write to another one."
     # These are written for people, in the library and in Python; others are not.
     if isinstance(error, (ValueError, OSError, ImportError)) and str(error):
         return str(error)

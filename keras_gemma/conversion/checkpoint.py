@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gemma.conversion.stream import Fit, check, compare, load, writables
+from keras_gemma.conversion.stream import Fit, check, compare, load, report, writables
 from keras_gemma.conversion.tensors import Tensors, Writable
 from keras_gemma.conversion.weight_map import Rule, entries
+from keras_gemma.presets import lookalikes
 from keras_gemma.presets.sizes import weight_shapes
 
 
@@ -22,18 +23,35 @@ class Checkpoint(NamedTuple):
 
     def fit(self) -> Fit:
         """How its tensors fit the model that its configuration describes."""
-        return compare(
-            entries(self.rules, weight_shapes(self.backbone, self.config)),
-            self.tensors,
-            self.ignored,
-        )
+        return self._fit_of(self.backbone, self.config)
+
+    def _fit_of(self, backbone, config):
+        found = entries(self.rules, weight_shapes(backbone, config))
+        return compare(found, self.tensors, self.ignored)
+
+    def check(self) -> None:
+        """See that all its tensors fit, and no other is there.
+
+        Raises:
+            BadPresetError: it names them, and the published preset whose shapes they have.
+        """
+        fit = self.fit()
+        if fit.problems:
+            check(fit, self.tensors, lookalikes.hint(self._would_fit))
+
+    def _would_fit(self, backbone, config):
+        try:
+            return not self._fit_of(backbone, config).problems
+        except ValueError:  # the table is of models without some of these weights
+            return False
 
     def load(self, variables: Mapping[str, Any], strict: bool = True, **options: Any) -> Fit:
-        """Fill variables, given by path; with `strict=False` only what fits."""
-        fit = self.fit()
+        """Fill variables, given by path; with `strict=False` only what fits, and tell of the rest."""
         if strict:
-            check(fit, self.tensors)
+            self.check()
+        fit = self.fit()
         load(variables, fit.entries, self.tensors, **options)
+        report(fit, self.tensors)
         return fit
 
 
@@ -46,6 +64,8 @@ class Source(NamedTuple):
     read: Callable[[str], np.ndarray]  # the numbers of one of our weights, by path
     vocabulary: bytes | None  # the tokenizer's SentencePiece model
     context_length: int
+    # Whether it was tuned on turns; None, where nobody knows, counts as yes if it has their tokens.
+    chats: bool | None = None
 
     def writables(self, rules: tuple[Rule, ...], rounded: bool = True) -> Iterator[Writable]:
         """Tensors of a format's table, each made when it is written.

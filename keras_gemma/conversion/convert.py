@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_gemma.conversion.checkpoint import Checkpoint, Source
 from keras_gemma.conversion.formats import FORMATS, format_of, open_checkpoint
+from keras_gemma.conversion.formats import chats as formats_chats
 from keras_gemma.conversion.weight_map import entries
 from keras_gemma.presets.errors import BadPresetError
 from keras_gemma.presets.sizes import weight_shapes
@@ -34,6 +35,7 @@ def convert(
     format: str | None = None,
     dtype: str | None = None,
     context_length: int = 8192,
+    chats: bool | None = None,
 ) -> str:
     """Write the checkpoint in `place` anew as `out`; returns the format's name.
 
@@ -43,6 +45,8 @@ def convert(
         format: one of `WRITTEN`; `.gguf` and `.ckpt` tell it themselves.
         dtype: of the written numbers; the stored ones' if left out.
         context_length: tokens, where the format says so and `place` does not.
+        chats: whether the model was tuned on turns, if that is known: whether a template of them is
+            written. What `place` says of it, if left out.
 
     Raises:
         ValueError: the format is not written, or does not hold such numbers.
@@ -62,6 +66,7 @@ def convert(
         Reader(opened),
         vocabulary,
         context_length,
+        formats_chats(place) if chats is None else chats,
     )
     FORMATS[name].save(out, source)
     return name

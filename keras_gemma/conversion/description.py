@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from keras_gemma.presets import registry
+from keras_gemma.presets.lookalikes import looks_like
 from keras_gemma.presets.sizes import parameter_count
 
 _NOT_SIZES = ("name", "trainable", "dtype")
 
 
 def describe(preset: str | Path) -> dict[str, Any]:
-    """What is known of a preset given by name, handle, folder or file; of the latter, sizes only.
+    """What is known of a preset given by name, handle, folder or file; of the latter, its sizes, and the
+    published presets that have the same.
 
     >>> describe("gemma_2b_en")["architecture"]["num_layers"]
     18
@@ -30,6 +32,7 @@ def describe(preset: str | Path) -> dict[str, Any]:
     opened = open_checkpoint(place, load_weights=False)
     return {
         "format": format_of(place),
+        "looks_like": looks_like(opened.backbone, opened.config),
         "backbone": opened.backbone,
         "dtype": opened.config.get("dtype"),
         "architecture": {k: v for k, v in opened.config.items() if k not in _NOT_SIZES},

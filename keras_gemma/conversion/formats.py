@@ -9,12 +9,12 @@ import keras_gemma.conversion.keras_hub.checkpoint as keras_hub
 import keras_gemma.conversion.orbax.checkpoint as orbax
 from keras_gemma.conversion import peft
 from keras_gemma.conversion.checkpoint import Checkpoint
-from keras_gemma.conversion.stream import check
 from keras_gemma.presets.errors import BadPresetError
 
 # Each format is a module with `recognizes(place)`, `open_checkpoint(place, load_weights)`,
 # `vocabulary(place)` and, if it is written, too, `save(place, source)`; adding one is adding a line.
-# One whose checkpoints may come without a tokenizer has `has_vocabulary(place)`.
+# One whose checkpoints may come without a tokenizer has `has_vocabulary(place)`; one that says
+# whether a model was tuned on turns has `chats(place)`.
 FORMATS = {
     "gemma_pytorch": gemma_pytorch,
     "gguf": gguf,
@@ -45,15 +45,15 @@ def format_of(place: Path) -> str:
     )
 
 
-def open_checkpoint(place: Path, load_weights: bool = True) -> Checkpoint:
-    """The checkpoint in a folder or file, its headers seen to fit its configuration.
+def open_checkpoint(place: Path, load_weights: bool = True, strict: bool = True) -> Checkpoint:
+    """The checkpoint in a folder or file; if `strict`, its headers seen to fit its configuration.
 
     Raises:
         BadPresetError: naming the file, and the field or the tensor.
     """
     opened = FORMATS[format_of(place)].open_checkpoint(place, load_weights)
-    if opened.tensors is not None:
-        check(opened.fit(), opened.tensors)
+    if opened.tensors is not None and strict:
+        opened.check()
     return opened
 
 
@@ -61,6 +61,12 @@ def has_vocabulary(place: Path) -> bool:
     """Whether the checkpoint in a folder or file comes with a tokenizer."""
     module = FORMATS[format_of(place)]
     return module.has_vocabulary(place) if hasattr(module, "has_vocabulary") else True
+
+
+def chats(place: Path) -> bool | None:
+    """Whether the model in a folder or file was tuned on turns; None where nothing says so."""
+    module = FORMATS[format_of(place)]
+    return module.chats(place) if hasattr(module, "chats") else None
 
 
 def vocabulary(place: Path) -> bytes:

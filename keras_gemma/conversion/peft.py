@@ -96,9 +96,11 @@ class MergedTensors:
             self._additions.read(tensor).astype("float32") for tensor in adapter.names.values()
         )
         weight = weight.astype("float32")
-        weight += (np.float32(adapter.scale) * wide) @ narrow
-        if lengths:
-            weight *= (lengths[0] / np.linalg.norm(weight, axis=1))[:, None]
+        # Numbers that are none, or too large, are told by name when they are loaded.
+        with np.errstate(all="ignore"):
+            weight += (np.float32(adapter.scale) * wide) @ narrow
+            if lengths:
+                weight *= (lengths[0] / np.linalg.norm(weight, axis=1))[:, None]
         return weight
 
 

@@ -7,6 +7,7 @@ next, which is read meanwhile.
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -60,11 +61,28 @@ def compare(
 
 def check(fit: Fit, tensors: Tensors, hint: str = "") -> None:
     """Raises BadPresetError, naming the first five problems, unless all fits."""
-    if problems := fit.problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    if fit.problems:
         raise BadPresetError(
-            f"{tensors.path} does not fit its configuration: {'; '.join(problems[:5])}{more}.{hint}"
+            f"{tensors.path} does not fit its configuration: {_first(fit.problems)}.{hint}"
         )
+
+
+def report(fit: Fit, tensors: Tensors) -> None:
+    """Warns of the problems of a checkpoint that was loaded all the same."""
+    if kept := [*fit.misshapen, *fit.missing]:
+        warnings.warn(
+            f"{tensors.path}: {len(kept)} tensors could not be loaded, and the weights they are for "
+            f"keep what they were drawn as: {_first(kept)}.",
+            stacklevel=2,
+        )
+    if fit.unused:
+        unused = f"{len(fit.unused)} tensors were not used: {_first(fit.unused)}"
+        warnings.warn(f"{tensors.path}: {unused}.", stacklevel=2)
+
+
+def _first(problems):
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return "; ".join(problems[:5]) + more
 
 
 def load(

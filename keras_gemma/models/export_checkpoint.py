@@ -10,7 +10,11 @@ from keras_gemma.conversion.formats import FORMATS
 
 
 def export_checkpoint(
-    model: Any, path: str | Path, format: str | None = None, dtype: str | None = None
+    model: Any,
+    path: str | Path,
+    format: str | None = None,
+    dtype: str | None = None,
+    chats: bool | None = None,
 ) -> Path:
     """Write a model's weights, configuration and tokenizer in another format.
 
@@ -23,6 +27,9 @@ def export_checkpoint(
             themselves.
         dtype: of the written numbers: `"float32"`, `"bfloat16"`, `"float16"`, and in GGUF also
             `"q8_0"` and `"q4_0"`; the model's own if left out.
+        chats: whether the model was tuned on turns: then GGUF and Transformers' folders say how they
+            are written. If left out, yes where the vocabulary has their tokens, which that of the
+            published base models has, too.
 
     Returns:
         The path.
@@ -42,6 +49,7 @@ def export_checkpoint(
         lambda weight: fetch(variables[weight]),
         preprocessor.tokenizer.proto if preprocessor is not None else None,
         8192,
+        chats,
     )
     FORMATS[name].save(path, source)
     return path

@@ -1,5 +1,6 @@
 """Models that come from a preset and go into one."""
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +10,7 @@ import keras
 from keras_gemma.conversion.formats import has_vocabulary, open_checkpoint
 from keras_gemma.layers import left_blank
 from keras_gemma.models.export_checkpoint import export_checkpoint
-from keras_gemma.presets import BadPresetError, PresetError, bundle, registry
+from keras_gemma.presets import BadPresetError, PresetError, bundle, lookalikes, registry
 from keras_gemma.presets.registry import PARTS
 
 PARTS_WITHOUT_WEIGHTS = ("config", "tokenizer")
@@ -30,7 +31,14 @@ class PresetModel(keras.Model):
 
     @classmethod
     def from_preset(
-        cls, preset: str | Path, load_weights: bool = True, dtype: Any = None, **kwargs: Any
+        cls,
+        preset: str | Path,
+        load_weights: bool = True,
+        dtype: Any = None,
+        *,
+        strict: bool = True,
+        check_finite: bool = True,
+        **kwargs: Any,
     ) -> Self:
         """The model of a preset: a name of `presets()`, or a preset folder of ours or KerasHub's.
 
@@ -39,6 +47,9 @@ class PresetModel(keras.Model):
             load_weights: whether to load the weights; without, they are drawn at random.
             dtype: of weights and computation, a name or a `keras.DTypePolicy`; the policy of
                 `keras.config` if left out.
+            strict: whether tensors that are missing, of another shape or unknown are an error. If
+                not, what fits is loaded, the rest keeps its first values, and a warning names it.
+            check_finite: whether a weight that is infinite or not a number is an error.
             **kwargs: arguments to set otherwise than the preset does.
 
         Raises:
@@ -63,9 +74,18 @@ class PresetBackbone(PresetModel):
     """A backbone in a preset folder: `config.json` and `model.weights.h5`."""
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):
+    def from_preset(
+        cls,
+        preset,
+        load_weights=True,
+        dtype=None,
+        *,
+        strict=True,
+        check_finite=True,
+        **kwargs,
+    ):
         folder = registry.folder(preset, PARTS if load_weights else PARTS_WITHOUT_WEIGHTS)
-        checkpoint = open_checkpoint(folder, load_weights)
+        checkpoint = open_checkpoint(folder, load_weights, strict)
         if checkpoint.backbone != cls.__name__:
             raise PresetError(
                 f"{preset} holds a {checkpoint.backbone}, not a {cls.__name__}. "
@@ -74,9 +94,12 @@ class PresetBackbone(PresetModel):
         config = {**checkpoint.config, **kwargs, "dtype": dtype or keras.config.dtype_policy()}
         if checkpoint.tensors is None:
             return cls(**config)
-        with left_blank():
+        fit = checkpoint.fit()
+        is_whole = not (fit.missing or fit.misshapen)  # else some keep what they are drawn as
+        with left_blank() if is_whole else contextlib.nullcontext():
             backbone = cls(**config)
-        checkpoint.load({variable.path: variable for variable in backbone.variables})
+        variables = {variable.path: variable for variable in backbone.variables}
+        checkpoint.load(variables, strict, check_finite=check_finite)
         return backbone
 
     def save_to_preset(self, preset_dir):
@@ -98,7 +121,16 @@ class PresetTask(PresetModel):
     preprocessor_class: type
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):
+    def from_preset(
+        cls,
+        preset,
+        load_weights=True,
+        dtype=None,
+        *,
+        strict=True,
+        check_finite=True,
+        **kwargs,
+    ):
         backbone = kwargs.pop("backbone", None)
         folder = registry.folder(preset, PARTS_WITHOUT_WEIGHTS)
         if "preprocessor" in kwargs:
@@ -109,13 +141,11 @@ class PresetTask(PresetModel):
             preprocessor = None
         own = {name: kwargs.pop(name) for name in ("name", "trainable") if name in kwargs}
         if backbone is None:
+            kwargs |= {"strict": strict, "check_finite": check_finite}
             backbone = cls.backbone_class.from_preset(preset, load_weights, dtype, **kwargs)
         rows = backbone.vocabulary_size
         if preprocessor is not None and preprocessor.tokenizer.vocabulary_size() > rows:
-            raise BadPresetError(
-                f"{preset} has a tokenizer of {preprocessor.tokenizer.vocabulary_size()} pieces "
-                f"and an embedding table of {rows} rows: they belong to different models."
-            )
+            raise BadPresetError(_different(preset, backbone, preprocessor.tokenizer))
         return cls(backbone=backbone, preprocessor=preprocessor, **own)
 
     def save_to_preset(self, preset_dir):
@@ -127,3 +157,16 @@ class PresetTask(PresetModel):
             assets["tokenizer"] = self.preprocessor.tokenizer.save_assets
         files["task.json"] = bundle.serialized(type(self).__name__, {**parts, "name": self.name})
         bundle.write(preset_dir, files, self.backbone.save_weights, assets)
+
+
+def _different(preset, backbone, tokenizer):
+    """What to say of a tokenizer with more pieces than the table has rows."""
+    pieces, hint = tokenizer.vocabulary_size(), ""
+    if families := lookalikes.families(pieces):
+        hint += f" A vocabulary of {pieces} is that of {', '.join(families)}."
+    if names := lookalikes.looks_like(type(backbone).__name__, backbone.get_config()):
+        hint += f" The weights look like {names[0]}."
+    return (
+        f"{preset} has a tokenizer of {pieces} pieces and an embedding table of "
+        f"{backbone.vocabulary_size} rows: they belong to different models.{hint}"
+    )

@@ -23,6 +23,7 @@ from keras_gemma.presets.errors import BadPresetError
 from keras_gemma.presets.fields import check_backbone
 
 __all__ = [
+    "checked_options",
     "class_of",
     "has",
     "metadata",
@@ -30,6 +31,7 @@ __all__ = [
     "read_backbone",
     "read_json",
     "read_object",
+    "read_options",
     "reading",
     "serialized",
     "write",
@@ -116,6 +118,51 @@ def read_backbone(folder: Path) -> tuple[str, dict[str, Any]]:
     return class_name, check_backbone(class_name, config, str(folder / "config.json"))
 
 
+def read_options(folder: Path, file: str, ending: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that one of a folder's files tells, each seen to be of its type.
+
+    Args:
+        folder: of the preset.
+        file: of the record.
+        ending: of the name of its class: `"Tokenizer"`.
+        table: as of `checked_options`.
+
+    Raises:
+        BadPresetError: naming the file and the argument.
+    """
+    class_name, config = read_object(folder, file)
+    if not class_name.endswith(ending):
+        raise BadPresetError(f"{folder / file} describes a {class_name}, not a {ending.lower()}.")
+    return checked_options(config, table, folder / file)
+
+
+def checked_options(options: Any, table: Mapping[str, Any], where: Any) -> dict[str, Any]:
+    """Options, seen to be of the types in `table`; those of `None` are left out.
+
+    >>> checked_options({"pack": True, "dtype": 3}, {"pack": bool, "dtype": None}, "x.json")
+    {'pack': True}
+
+    Raises:
+        BadPresetError: there is another, or one of another type.
+    """
+    if not isinstance(options, Mapping):
+        raise BadPresetError(f"{where}: options must be an object, not a {type(options).__name__}.")
+    found = {}
+    for name, value in options.items():
+        if name not in table:
+            raise BadPresetError(f"{where}: there is no option {name!r:.60}.")
+        kind = table[name]
+        if kind is None:
+            continue
+        is_switch = isinstance(value, bool)  # which Python counts among the whole numbers
+        if not isinstance(value, kind) or is_switch != (kind is bool):
+            raise BadPresetError(f"{where}: {name}={value!r:.60} is not what it may be.")
+        if isinstance(value, int) and not is_switch and not 0 < value < 2**31:
+            raise BadPresetError(f"{where}: {name}={value!r:.60} must be at least 1, below 2**31.")
+        found[name] = value
+    return found
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """While a file that others parse is read: what goes wrong names the file."""
@@ -123,7 +170,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise BadPresetError(missing(path.parent, path.name)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # SentencePiece's are of the last kind
         raise BadPresetError(f"{path} is truncated or damaged: {error}") from error
 
 

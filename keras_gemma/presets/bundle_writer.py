@@ -1,7 +1,7 @@
 """Writes a preset folder so that it is whole or not there."""
 
-import contextlib
 import datetime
+import errno
 import json
 import os
 import secrets
@@ -143,9 +143,13 @@ def _sync_tree(root):
 
 def _sync(path):
     """Bring a file or folder to the disk, where the system can do that for it."""
-    with contextlib.suppress(OSError):
+    try:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError as error:
+        # A disk may tell no sooner than now that it has no room, or that it is broken.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise

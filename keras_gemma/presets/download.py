@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_gemma.presets import access, bundle
 from keras_gemma.presets.access import Missing, Unreachable, out_of_reach, refused
-from keras_gemma.presets.errors import BadPresetError, PresetError
+from keras_gemma.presets.errors import BadPresetError, NoSpaceError, PresetError
 from keras_gemma.presets.file_lock import locked
 from keras_gemma.presets.handles import home, parse
 from keras_gemma.presets.hub_folder import Folder
@@ -69,7 +69,8 @@ def fetch(
     Raises:
         PresetAccessError: no access, no such place or no network; it says what to do.
         BadPresetError: a file came damaged twice.
-        PresetError: the disk is too small, or what lies there is no preset.
+        NoSpaceError: the disk is too small.
+        PresetError: what lies there is no preset.
     """
     place = parse(handle)
     wanted = ("file",) if place.file else checked(parts)
@@ -102,7 +103,7 @@ def _fetch(place, parts, record, card, known, progress):
     except OSError as error:
         if not no_space(error):
             raise
-        raise PresetError(
+        raise NoSpaceError(
             f"The disk of {source.cache} is full; what was fetched of the last file is removed. Make "
             f"room, or set {source.cache_variable} to a folder on another disk."
         ) from None

@@ -9,5 +9,9 @@ class PresetAccessError(PresetError):
     """The preset exists, but its files are not on this machine."""
 
 
+class NoSpaceError(PresetError):
+    """The disk is full, or too small for what is to be fetched or written."""
+
+
 class BadPresetError(PresetError):
     """A file of a preset is missing, truncated, or says something it can't say."""

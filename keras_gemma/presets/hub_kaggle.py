@@ -16,6 +16,7 @@ from keras_gemma.presets.handles import Handle
 from keras_gemma.presets.transfer import Damaged, no_space, set_aside, watched
 
 _MOST_PAGES = 100
+SECONDS = (10, 60)  # to wait for a connection, and for each answer
 
 
 class Kaggle:
@@ -36,6 +37,7 @@ class Kaggle:
         import kagglehub.config
         import kagglehub.exceptions
 
+        _limit_waiting()
         self.hub, self.handle, self.card = kagglehub, handle, card
         self.known, self.progress = known, progress
         self.version = handle.revision
@@ -190,6 +192,31 @@ class Kaggle:
             if "is not present in the model files" in str(error):  # of a mount in a notebook
                 raise Missing(file) from None
             raise
+
+
+def _limit_waiting():
+    """The client asks for lists and addresses without a limit: a silent server would hold it."""
+    import requests
+    from kagglesdk.kaggle_http_client import KaggleHttpClient
+
+    begin = getattr(KaggleHttpClient, "_init_session", None)
+    if begin is None or hasattr(begin, "is_limited"):
+        return
+
+    class Limited(requests.adapters.HTTPAdapter):
+        def send(self, request, stream=False, timeout=None, **keywords):
+            return super().send(request, stream, timeout or SECONDS, **keywords)
+
+    def begin_limited(client):
+        is_new = client._session is None
+        result = begin(client)
+        if is_new:
+            for scheme in ("https://", "http://"):
+                client._session.mount(scheme, Limited())
+        return result
+
+    begin_limited.is_limited = True
+    KaggleHttpClient._init_session = begin_limited
 
 
 def _in_notebook():

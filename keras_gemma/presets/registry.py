@@ -124,20 +124,28 @@ def folder(
             if os.sep in name or name.startswith((".", "~")):
                 raise PresetError(f"There is no preset folder {path}.{_hub_hint(name)}")
             raise PresetError(_unknown(name))
-    handle, found = _handle(name)
+    found = _card_of(name)
     notes = {} if say is None else {"say": say}
-    return download.fetch(handle, parts, card=found, known=_by_source(), progress=progress, **notes)
+    return download.fetch(
+        handle(name), parts, card=found, known=_by_source(), progress=progress, **notes
+    )
 
 
-def _handle(name):
-    """`(handle, card or None)` of what is to be fetched."""
-    known = alias(name) or name
-    found = card(known) if known in _cards() else None
+def handle(preset: str | Path) -> str:
+    """Where a preset that lies elsewhere is fetched from: of a name, the source that is preferred.
+
+    >>> handle("google/gemma-2b")
+    'hf://google/gemma-2b'
+    """
+    name = os.fspath(preset)
     if "://" in name:
-        return name, found
-    if "/" in name:
-        return f"hf://{name}", found
-    return download.choose(found["sources"]), found
+        return name
+    return f"hf://{name}" if "/" in name else download.choose(card(name)["sources"])
+
+
+def _card_of(name):
+    known = alias(name) or name
+    return card(known) if known in _cards() else None
 
 
 def recipe(name_or_path: str | Path) -> dict[str, Any]:

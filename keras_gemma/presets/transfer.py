@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from keras_gemma.presets.errors import PresetError
+from keras_gemma.presets.errors import NoSpaceError
 from keras_gemma.presets.sizes import megabytes
 
 Progress = Callable[[str, int, "int | None"], object]
@@ -44,14 +44,14 @@ def check_space(needed: int, folder: Path, variable: str) -> None:
     """Refuse a download that can't fit, before it fills the disk.
 
     Raises:
-        PresetError: both sizes, and the variable that moves the cache elsewhere.
+        NoSpaceError: both sizes, and the variable that moves the cache elsewhere.
     """
     place = folder
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     if needed and needed + _SPARE > free:
-        raise PresetError(
+        raise NoSpaceError(
             f"{megabytes(needed)} are to be fetched to {folder}, and {megabytes(free)} are free "
             f"there. Make room, or set {variable} to a folder on another disk."
         )

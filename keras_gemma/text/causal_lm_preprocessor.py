@@ -20,6 +20,16 @@ IGNORED = {"trainable", "dtype", "config_file", "image_converter"} | {
     "max_images_per_prompt",
     "num_vision_tokens_per_image",
 }
+# What a preset's file may say of a preprocessor, and what stands there under our own key.
+_OPTIONS = {
+    "name": str,
+    "sequence_length": int,
+    "add_start_token": bool,
+    "add_end_token": bool,
+    "tokenizer": None,  # tokenizer.json says it
+    **dict.fromkeys(IGNORED),
+}
+_OURS = {"pack": bool, "control_tokens": bool}
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
@@ -221,8 +231,9 @@ class GemmaCausalLMPreprocessor:
         folder = registry.folder(preset, ("config", "tokenizer"))
         config: dict[str, Any] = {}
         if bundle.has(folder, CONFIG_FILE):  # else the defaults, as in KerasHub
-            _, config = bundle.read_object(folder, CONFIG_FILE)
-            config = {**config, **bundle.read_json(folder, CONFIG_FILE).get("keras_gemma", {})}
+            config = bundle.read_options(folder, CONFIG_FILE, "Preprocessor", _OPTIONS)
+            ours = bundle.read_json(folder, CONFIG_FILE).get("keras_gemma", {})
+            config |= bundle.checked_options(ours, _OURS, folder / CONFIG_FILE)
         tokenizer = kwargs.pop("tokenizer", None) or cls.tokenizer_class.from_preset(preset)
         return cls(**{**config, **kwargs, "tokenizer": tokenizer})
 

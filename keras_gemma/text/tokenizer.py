@@ -1,7 +1,5 @@
 """GemmaTokenizer: text to integers and back, by a SentencePiece model."""
 
-import contextlib
-import itertools
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +9,12 @@ import keras
 import numpy as np
 import sentencepiece
 
-from keras_gemma.text.control_tokens import WHITESPACE_MARK, TextParts, control_names
+from keras_gemma.text.control_tokens import (
+    WHITESPACE_MARK,
+    TextParts,
+    control_names,
+    rewrites_letters,
+)
 from keras_gemma.text.tokenizer_files import TokenizerFiles
 from keras_gemma.text.tokenizer_inputs import (
     at_position,
@@ -34,6 +37,8 @@ OPTIONAL_TOKENS = {
     "fim_suffix_token": "<|fim_suffix|>",
     "file_separator_token": "<|file_separator|>",
 }
+
+_NO_TEXT = (RuntimeError, TypeError, UnicodeError)  # what SentencePiece says of what is no Unicode
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
@@ -104,9 +109,9 @@ class GemmaTokenizer(TokenizerFiles):
             raise ValueError("A SentencePiece model was awaited, and `proto` is empty.")
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=data)
-        except RuntimeError as error:
+            names, rewrites = control_names(data), rewrites_letters(data)
+        except (RuntimeError, LookupError) as error:  # ours are of the second kind
             raise ValueError(f"These {len(data)} bytes are no SentencePiece model.") from error
-        names = control_names(data)
         size = processor.vocab_size()
         for attribute, token in (REQUIRED_TOKENS | OPTIONAL_TOKENS).items():
             index = processor.piece_to_id(token)
@@ -132,6 +137,9 @@ class GemmaTokenizer(TokenizerFiles):
         # Pieces of type CONTROL (`<bos>`) are never read out of a text, so they need no cut.
         readable = [name for name, i in names.items() if not processor.is_control(i)]
         self.parts = TextParts(readable, whitespace_mark=bool(self.mark_ids))
+        # Whether a name can come of other letters than its own: then what came out is looked at, too.
+        marked = any(WHITESPACE_MARK in name for name in names)
+        self._is_deceptive = marked or rewrites
         self._graph = None
 
     # --- text to integers ---
@@ -179,25 +187,47 @@ class GemmaTokenizer(TokenizerFiles):
 
         Control tokens are off here: this is what turns, conversations and data files go through.
         """
-        return self.encode_batch([text], control_tokens)[0]
+        self._check_vocabulary()
+        if not control_tokens and (self._is_deceptive or self.parts.may_cut(text)):
+            return self.encode_batch([text])[0]
+        try:
+            return self._processor.encode(text)
+        except _NO_TEXT:
+            self._check_unicode([text])
+            raise
 
     def encode_batch(self, texts: list[str], control_tokens: bool = False) -> list[list[int]]:
         """`encode` for many texts at once, which SentencePiece shares among its threads."""
         self._check_vocabulary()
         if control_tokens:
             return self._encode_raw(texts)
-        cut = [self.parts.cut(text) for text in texts]
-        parts = list(itertools.chain.from_iterable(cut))
-        ids = iter(self._encode_raw([p if p != WHITESPACE_MARK else "" for p in parts]))
+        may_cut = self.parts.may_cut
+        cut = {i: self.parts.cut(text) for i, text in enumerate(texts) if may_cut(text)}
+        rows = self._encode_raw(texts) if not cut else self._encode_parts(texts, cut)
+        if self._is_deceptive:
+            for i, text in enumerate(texts):
+                if not self._control_ids.isdisjoint(rows[i]):
+                    rows[i] = [i for letter in text for i in self._encode_raw([letter])[0]]
+        return rows
+
+    def _encode_parts(self, texts, cut):
+        """Rows of texts, some of which come out of parts that are encoded apart."""
+        parts = []
+        for i, text in enumerate(texts):
+            parts += cut.get(i) or [text]
+        # The parts of one text are short, and sooner done than a pool of threads is made.
+        threads = {"num_threads": 1} if len(texts) == 1 else {}
+        encoded = iter(
+            self._encode_raw([p if p != WHITESPACE_MARK else "" for p in parts], **threads)
+        )
         rows = []
-        for text, parts in zip(texts, cut):
-            if len(parts) == 1:
-                row = next(ids) or self._ids_of_mark(text)
-            else:
-                row = [i for part in parts for i in next(ids) or self._ids_of_mark(part)]
-            if not self._control_ids.isdisjoint(row):
-                # Only a normalizer that rewrites letters can make a name out of other letters.
-                row = [i for letter in text for i in self._encode_raw([letter])[0]]
+        for i in range(len(texts)):
+            if i not in cut:
+                rows.append(next(encoded))
+                continue
+            row = []
+            for part in cut[i]:
+                row += next(encoded) or self._ids_of_mark(part)
             rows.append(row)
         return rows
 
@@ -206,18 +236,21 @@ class GemmaTokenizer(TokenizerFiles):
             return []
         return self.mark_ids or self._encode_raw([part])[0]
 
-    def _encode_raw(self, texts):
+    def _encode_raw(self, texts, **threads):
         try:
             if len(texts) == 1:  # a list of one would wait for a pool of threads
-                return [self._processor.encode(texts[0], out_type=int)]
-            return self._processor.encode(texts, out_type=int)
-        except (RuntimeError, TypeError, UnicodeError):
-            for number, text in enumerate(texts):
-                with contextlib.suppress(UnicodeEncodeError):
-                    text.encode("utf-8")
-                    continue
-                raise ValueError(surrogate_message(text, number)) from None
+                return [self._processor.encode(texts[0])]
+            return self._processor.encode(texts, **threads)
+        except _NO_TEXT:
+            self._check_unicode(texts)
             raise
+
+    def _check_unicode(self, texts):
+        for number, text in enumerate(texts):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise ValueError(surrogate_message(text, number)) from None
 
     # --- integers to text ---
 

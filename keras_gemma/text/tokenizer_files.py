@@ -8,9 +8,34 @@ from typing import Any, Self
 
 from keras_gemma.conversion.formats import vocabulary
 from keras_gemma.presets import bundle, registry
+from keras_gemma.presets.errors import BadPresetError
+from keras_gemma.text.tokenizer_inputs import dtype_name
 
 VOCABULARY_FILE = "vocabulary.spm"
 CONFIG_FILE = "tokenizer.json"
+# What a preset's file may say of a tokenizer: types, and None where it is no business of ours.
+_OPTIONS = {
+    "name": str,
+    "dtype": (str, dict),
+    "sequence_length": (int, type(None)),
+    "add_bos": bool,
+    "add_eos": bool,
+    **dict.fromkeys(("config_file", "proto", "trainable", "has_vision_tokens")),
+}
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    """The arguments of the tokenizer in a preset folder."""
+    found = bundle.read_options(folder, CONFIG_FILE, "Tokenizer", _OPTIONS)
+    if "dtype" in found:
+        try:
+            found["dtype"] = dtype_name(found["dtype"])
+        except (ValueError, TypeError, LookupError):
+            where = folder / CONFIG_FILE
+            raise BadPresetError(
+                f"{where}: dtype={found['dtype']!r:.60} is no integer type."
+            ) from None
+    return found
 
 
 class TokenizerFiles:
@@ -68,8 +93,7 @@ class TokenizerFiles:
             proto = vocabulary(folder)
             with bundle.reading(folder):
                 return cls(**{"proto": proto, **kwargs})
-        _, config = bundle.read_object(folder, CONFIG_FILE)
-        tokenizer = cls(**{**config, "proto": None, **kwargs})
+        tokenizer = cls(**{**_options(folder), **kwargs})
         assets = folder / "assets" / "tokenizer"
         with bundle.reading(assets / VOCABULARY_FILE):
             tokenizer.load_assets(assets)

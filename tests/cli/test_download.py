@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,15 @@ def test_no_access_and_a_damaged_file_have_their_exit_codes(run, hub):
         "00001-of-00002.safetensors": lambda it, count: _content(it) and it.status(200, {}, broken)
     }
     assert run("download", HF).exit_code == 4
+
+
+def test_a_disk_without_room_has_its_exit_code(run, hub, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=65 * 2**20)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        result = run("download", HF)
+    assert result.exit_code == 5
+    assert "Make room, or set HF_HUB_CACHE" in result.stderr
 
 
 def _content(handler):

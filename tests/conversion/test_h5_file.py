@@ -173,13 +173,13 @@ def small(tmp_path):
 
 
 def test_damaged_at_random_it_is_refused_or_read(small, tmp_path):
-    good = survived(tmp_path / "m.h5", small, read_whole, range(2000))
-    assert 20 < good < 1900
+    good = survived(tmp_path / "m.h5", small, read_whole, range(500))
+    assert 5 < good < 475
 
 
 @pytest.mark.slow
 def test_damaged_at_random_ten_thousand_times(small, tmp_path):
-    survived(tmp_path / "m.h5", small, read_whole, range(2000, 12_000))
+    survived(tmp_path / "m.h5", small, read_whole, range(500, 10_500))
 
 
 def test_a_damaged_piece_is_told_when_it_is_read(file):

@@ -9,6 +9,7 @@ import pytest
 from cases import inputs, logits, make
 from conftest import close
 from huggingface_examples import source
+from mutations import survived
 
 import keras_gemma.conversion.huggingface.checkpoint as huggingface
 from keras_gemma import Gemma3CausalLM, GemmaCausalLM
@@ -264,7 +265,7 @@ def test_pickled_adapters_are_refused_with_the_way_out(tmp_path, base):
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_configurations_are_read_or_refused(tmp_path, base, count):
     folder, rng = put(tmp_path / "lora", base), random.Random(count)
     path = folder / "adapter_config.json"
@@ -292,3 +293,17 @@ def test_mutated_configurations_are_read_or_refused(tmp_path, base, count):
         except (BadPresetError, PresetAccessError):
             outcomes.add("refused")
     assert outcomes == {"read", "refused"}
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_adapters_are_read_or_refused(tmp_path, base, count):
+    folder = put(tmp_path / "lora", base, matrices(layers=1))
+    path = folder / "adapter_model.safetensors"
+
+    def read(_):
+        tensors = open_checkpoint(folder).tensors
+        for name in tensors.headers():
+            tensors.read(name)
+
+    read(path)
+    survived(path, path.read_bytes(), read, range(count))

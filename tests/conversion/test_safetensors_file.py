@@ -291,7 +291,7 @@ def test_the_links_of_the_hubs_cache_are_followed(tmp_path):
 # --- anything at all ---
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_files_are_read_or_refused(file, count):
     good, rng = (
         raw(

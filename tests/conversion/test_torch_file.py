@@ -241,10 +241,10 @@ def small():
 
 
 def test_damaged_at_random_it_is_refused_or_read(small, tmp_path):
-    good = survived(tmp_path / "m.ckpt", small, read_whole, range(2000))
-    assert 20 < good < 1500
+    good = survived(tmp_path / "m.ckpt", small, read_whole, range(500))
+    assert 5 < good < 375
 
 
 @pytest.mark.slow
 def test_damaged_at_random_ten_thousand_times(small, tmp_path):
-    survived(tmp_path / "m.ckpt", small, read_whole, range(2000, 12_000))
+    survived(tmp_path / "m.ckpt", small, read_whole, range(500, 10_500))

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -310,3 +311,15 @@ def test_buckets_are_read_through_fsspec_and_go_on_where_they_stopped(hub, monke
 def test_parts_are_ones_that_there_are(hub):
     with pytest.raises(PresetError, match=r"parts=\['weight'\] must be some of config"):
         fetch(HF, {"weight"})
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(hub, monkeypatch):
+    hub.repositories[OWNER] = dict(KERAS)
+    monkeypatch.setattr("keras_gemma.presets.hub_kaggle.SECONDS", (1, 0.2))
+    done = threading.Event()
+    hub.faults["ListModelInstanceVersionFiles"] = lambda handler, count: done.wait(20) or True
+    began = time.monotonic()
+    with pytest.raises(PresetAccessError, match="can't be reached .no connection: ReadTimeout"):
+        fetch(KAGGLE)
+    done.set()
+    assert time.monotonic() - began < 10

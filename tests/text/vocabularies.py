@@ -1,13 +1,12 @@
-"""Small vocabularies trained on the spot, and Gemma's own where the environment names it.
+"""Small vocabularies trained on the spot, and Gemma's own.
 
 The test files of this folder import its fixtures by name.
 """
 
 import io
-import os
-from pathlib import Path
 
 import pytest
+import real_vocabularies
 import sentencepiece
 
 from keras_gemma.text import GemmaTokenizer
@@ -70,13 +69,17 @@ def code_tokenizer():
     return GemmaTokenizer(train([*TURNS, *CODE, *RUNS]))
 
 
+def real(name):
+    """The bytes of one of Gemma's own vocabularies; without a network the test is skipped."""
+    try:
+        return real_vocabularies.path_of(name).read_bytes()
+    except real_vocabularies.NotHere as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def real_proto():
-    """Gemma's own vocabulary: `maxtext/assets/tokenizers/tokenizer.gemma` of the maxtext wheel."""
-    path = os.environ.get("KERAS_GEMMA_TOKENIZER")
-    if not path:
-        pytest.skip("KERAS_GEMMA_TOKENIZER does not name Gemma's tokenizer file")
-    return Path(path).read_bytes()
+    return real("gemma")
 
 
 @pytest.fixture(scope="session")

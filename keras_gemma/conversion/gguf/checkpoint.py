@@ -7,7 +7,7 @@ from keras_gemma.conversion.gguf.file import GGUFFile
 from keras_gemma.conversion.gguf.metadata import backbone_arguments, model_metadata
 from keras_gemma.conversion.gguf.vocabulary import vocabulary_proto
 from keras_gemma.conversion.gguf.writer import TYPE_NAMES, type_for, write_gguf
-from keras_gemma.conversion.huggingface.chat_template import CHAT_TEMPLATE
+from keras_gemma.conversion.huggingface.chat_template import template_of
 from keras_gemma.conversion.weight_map import Rule
 from keras_gemma.presets.errors import BadPresetError
 
@@ -81,6 +81,12 @@ def has_vocabulary(place: Path) -> bool:
     return "tokenizer.ggml.tokens" in GGUFFile(_file(place)).metadata
 
 
+def chats(place: Path) -> bool | None:
+    """Whether the file says how turns are written; None where it has no tokenizer."""
+    keys = GGUFFile(_file(place)).metadata
+    return "tokenizer.chat_template" in keys if "tokenizer.ggml.tokens" in keys else None
+
+
 def vocabulary(place: Path) -> bytes:
     """The tokenizer's SentencePiece model."""
     file = GGUFFile(_file(place))
@@ -104,7 +110,7 @@ def save(path: Path, source: Source) -> None:
         TYPE_NAMES[source.dtype],
         path.stem,
         source.context_length,
-        CHAT_TEMPLATE,
+        template_of(source.vocabulary, source.chats),
     )
     tensors = (
         tensor._replace(dtype=type_for(tensor.shape, source.dtype))

@@ -8,6 +8,7 @@ import sentencepiece
 
 import keras_gemma.conversion.gemma_pytorch.checkpoint as gemma_pytorch
 from keras_gemma.conversion.checkpoint import Checkpoint, Source
+from keras_gemma.conversion.huggingface.chat_template import template_of
 from keras_gemma.conversion.huggingface.config import backbone_arguments
 from keras_gemma.conversion.huggingface.config_writer import huggingface_config
 from keras_gemma.conversion.huggingface.safetensors_file import (
@@ -166,6 +167,15 @@ def vocabulary(folder: Path) -> bytes:
     )
 
 
+def chats(folder: Path) -> bool | None:
+    """Whether the folder says how turns are written; None where it has no tokenizer."""
+    if bundle.has(folder, "chat_template.jinja"):
+        return True
+    if not bundle.has(folder, TOKENIZER_CONFIG):
+        return None
+    return bool(bundle.read_json(folder, TOKENIZER_CONFIG).get("chat_template"))
+
+
 def _changed_token(folder: Path, proto: bytes) -> str | None:
     """A token that was added to a vocabulary after its `tokenizer.model` was made, or renamed."""
     if not bundle.has(folder, TOKENIZER_CONFIG):
@@ -194,6 +204,7 @@ def save(folder: Path, source: Source, max_shard_bytes: int = LARGEST_FILE) -> N
         )
     if bundle.has(folder, CONFIG) and "registered_name" in bundle.read_json(folder, CONFIG):
         raise ValueError(f"{folder} holds a preset of KerasHub. Give a new or an empty folder.")
+    template = template_of(source.vocabulary, source.chats)
     model = parse_model(source.vocabulary) if source.vocabulary is not None else None
     ids = token_ids(model) if model else {}
     config = huggingface_config(
@@ -202,7 +213,7 @@ def save(folder: Path, source: Source, max_shard_bytes: int = LARGEST_FILE) -> N
     generation: dict[str, Any] = {f"{name}_token_id": index for name, index in ids.items()}
     files = {CONFIG: encoded(config)}
     if model is not None:
-        files |= tokenizer_files(model, source.context_length)
+        files |= tokenizer_files(model, source.context_length, template)
         files[VOCABULARY] = source.vocabulary
         generation["eos_token_id"] = stop_ids(model)
     files["generation_config.json"] = encoded(generation)

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from keras_gemma.conversion.huggingface.chat_template import CHAT_TEMPLATE
 from keras_gemma.conversion.huggingface.tokenizer_json import added_tokens, json_of_model
 from keras_gemma.conversion.sentencepiece_proto import PieceModel
 
@@ -22,7 +21,9 @@ def stop_ids(model: PieceModel) -> list[int]:
     return [i for i, piece in enumerate(model.pieces) if piece in ("<eos>", _TURNS[1])]
 
 
-def tokenizer_files(model: PieceModel, context_length: int) -> dict[str, bytes]:
+def tokenizer_files(
+    model: PieceModel, context_length: int, template: str | None = None
+) -> dict[str, bytes]:
     """Files by name; `tokenizer.model`, the vocabulary itself, comes beside them.
 
     `tokenizer.json` is left out for vocabularies that it can't hold; Transformers then makes its
@@ -30,7 +31,7 @@ def tokenizer_files(model: PieceModel, context_length: int) -> dict[str, bytes]:
     """
     names = {f"{name}_token": f"<{name}>" for name in _SPECIAL if f"<{name}>" in model.pieces}
     files = {
-        "tokenizer_config.json": encoded(_config(model, names, context_length)),
+        "tokenizer_config.json": encoded(_config(model, names, context_length, template)),
         "special_tokens_map.json": encoded(names),
     }
     if (fast := json_of_model(model)) is not None:
@@ -39,7 +40,9 @@ def tokenizer_files(model: PieceModel, context_length: int) -> dict[str, bytes]:
     return files
 
 
-def _config(model: PieceModel, names: dict[str, str], context_length: int) -> dict[str, Any]:
+def _config(
+    model: PieceModel, names: dict[str, str], context_length: int, template: str | None
+) -> dict[str, Any]:
     tokens = {str(token["id"]): token for token in added_tokens(model)}
     config = {
         "tokenizer_class": "GemmaTokenizer",
@@ -56,8 +59,8 @@ def _config(model: PieceModel, names: dict[str, str], context_length: int) -> di
         "model_max_length": context_length,
         "spaces_between_special_tokens": False,
     }
-    if set(_TURNS) <= set(model.pieces):
-        config["chat_template"] = CHAT_TEMPLATE
+    if template is not None:
+        config["chat_template"] = template
     return config
 
 

@@ -1,0 +1,80 @@
+"""`from_preset` of checkpoints that do not fit: told, or loaded as far as they go where that is asked."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from conftest import SIZES, loud
+from safetensors.numpy import load_file, save_file
+
+from keras_gemma import GemmaBackbone, GemmaCausalLM, export_checkpoint
+from keras_gemma.arrays import fetch
+from keras_gemma.presets import BadPresetError
+
+LOST = "model.layers.1.self_attn.q_proj.weight"
+NORM = "model.norm.weight"
+
+
+@pytest.fixture(scope="module")
+def first():
+    return loud(GemmaBackbone(**SIZES))
+
+
+@pytest.fixture
+def folder(first, tmp_path):
+    return export_checkpoint(first, tmp_path / "out", "huggingface")
+
+
+def change(folder, edit):
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def weights(model):
+    return {variable.path: np.array(fetch(variable)) for variable in model.weights}
+
+
+@pytest.mark.parametrize("cls", [GemmaBackbone, GemmaCausalLM])
+def test_what_does_not_fit_is_an_error_unless_it_may_be_passed_over(first, folder, cls):
+    def edit(tensors):
+        tensors["another"] = tensors.pop(LOST)
+        tensors[NORM] = tensors[NORM][:-1]
+
+    change(folder, edit)
+    with pytest.raises(BadPresetError, match=rf"{NORM} has shape .*{LOST} .* is missing"):
+        cls.from_preset(folder)
+    keras.utils.set_random_seed(7)
+    with pytest.warns(UserWarning) as told:
+        model = cls.from_preset(folder, strict=False)
+    said = [str(each.message) for each in told if each.category is UserWarning]
+    assert len(said) == 2
+    assert "2 tensors could not be loaded" in said[0] and LOST in said[0] and NORM in said[0]
+    assert "1 tensors were not used: another" in said[1]
+    loaded, given = weights(getattr(model, "backbone", model)), weights(first)
+    differ = [path for path in given if not np.array_equal(loaded[path], given[path])]
+    assert differ == ["decoder_block_1/attention/query/kernel", "final_normalization/scale"]
+    # Those are as a new model's, not what was in memory before.
+    drawn = loaded["decoder_block_1/attention/query/kernel"]
+    assert np.isfinite(drawn).all() and 0 < drawn.std() < 1
+    assert not loaded["final_normalization/scale"].any()
+
+
+def test_a_checkpoint_that_fits_is_loaded_alike_and_without_a_word(first, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = GemmaBackbone.from_preset(folder, strict=False)
+    loaded = weights(model)
+    for path, array in weights(first).items():
+        np.testing.assert_array_equal(loaded[path], array)
+
+
+def test_weights_that_are_no_numbers_are_refused_unless_asked_for(folder):
+    change(folder, lambda tensors: tensors[NORM].__setitem__(3, np.nan))
+    with pytest.raises(BadPresetError, match=rf"{NORM} is not a finite number.*check_finite=False"):
+        GemmaBackbone.from_preset(folder)
+    loaded = weights(GemmaBackbone.from_preset(folder, check_finite=False))
+    assert np.flatnonzero(np.isnan(loaded["final_normalization/scale"])).tolist() == [3]
+    task = GemmaCausalLM.from_preset(folder, check_finite=False)
+    assert np.isnan(weights(task.backbone)["final_normalization/scale"]).any()
