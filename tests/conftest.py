@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+# Runs in another environment, which has llama-cpp-python.
+collect_ignore = ["conversion/llama_cpp_process.py"]
+
 SIZES = {
     "vocabulary_size": 96,
     "num_layers": 3,

@@ -1,0 +1,65 @@
+"""A GGUF file with random weights, of a size that is not bundled, for timing.
+
+    python benchmarks/peers/random_gguf.py 270m /tmp/270m_q8_0.gguf --dtype q8_0
+    python benchmarks/peers/random_gguf.py gemma_2b_en /tmp/2b_bfloat16.gguf
+
+`270m` is the shape that the figures of benchmarks/results are of; else the name of a preset. A
+weight depends on its path alone, so that files of two types hold the same model. One tensor at a
+time is in memory.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from keras_gemma.conversion.checkpoint import Source
+from keras_gemma.conversion.gguf.checkpoint import save
+from keras_gemma.presets import registry
+from keras_gemma.presets.sizes import weight_shapes
+
+SHAPES = {
+    "270m": {
+        "vocabulary_size": 256_000,
+        "num_layers": 18,
+        "num_query_heads": 4,
+        "num_key_value_heads": 1,
+        "hidden_dim": 640,
+        "intermediate_dim": 2 * 2048,
+        "head_dim": 256,
+    }
+}
+
+
+def write(backbone: str, architecture: dict, path: Path, dtype: str) -> None:
+    """Write a model whose weights are normal with a spread of 0.02, its norms 1."""
+    shapes = weight_shapes(backbone, architecture)
+
+    def read(weight):
+        if weight.endswith("scale"):
+            return np.zeros(shapes[weight], "float32")
+        random = np.random.default_rng(list(weight.encode()))
+        numbers = random.standard_normal(shapes[weight], dtype="float32")
+        return np.multiply(numbers, np.float32(0.02), out=numbers)
+
+    # llama.cpp asks for a tokenizer. The bundled one is; pieces that it lacks are made up.
+    vocabulary = registry.folder("gemma_tiny_en") / "assets/tokenizer/vocabulary.spm"
+    save(path, Source(backbone, architecture, dtype, read, vocabulary.read_bytes(), 8192))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shape", help="270m, or the name of a preset")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--dtype", default="bfloat16", help="float32, bfloat16, q8_0 or q4_0")
+    arguments = parser.parse_args()
+    backbone, architecture = "GemmaBackbone", SHAPES.get(arguments.shape)
+    if architecture is None:
+        card = registry.card(arguments.shape)
+        backbone, architecture = card["backbone"], card["architecture"]
+    write(backbone, architecture, arguments.path, arguments.dtype)
+    print(f"{arguments.path}: {arguments.path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
