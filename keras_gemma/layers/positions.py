@@ -9,6 +9,9 @@ import keras
 from keras import ops
 
 
+_MOST_STEPS = 20  # for a million tokens
+
+
 class Positions(NamedTuple):
     """The place of each token of a batch.
 
@@ -47,8 +50,16 @@ class TokenPositions(keras.layers.Layer):
 
 
 def _running_maximum(x_BT):
-    # The scan forgets the static shape in TensorFlow's graphs; the reshape restores it.
-    return ops.reshape(ops.associative_scan(ops.maximum, x_BT, axis=1), ops.shape(x_BT))
+    """The largest of each place and those before it, none of them negative.
+
+    By doubling: after n steps each place has seen 2**n of them. Of a length that is not known before
+    (TensorFlow's graphs have such), Keras's own scan makes a graph that takes a minute to trace.
+    """
+    length = x_BT.shape[1]
+    for step in range(_MOST_STEPS if length is None else (length - 1).bit_length()):
+        before_BT = ops.pad(x_BT, [[0, 0], [2**step, 0]])[:, : ops.shape(x_BT)[1]]
+        x_BT = ops.maximum(x_BT, before_BT)
+    return x_BT
 
 
 def visible(queries: Positions, keys: Positions, window: int | None = None):
