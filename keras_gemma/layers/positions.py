@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-
 _MOST_STEPS = 20  # for a million tokens
 
 
