@@ -6,6 +6,7 @@ adding a class here and a line to `laid_out`.
 K inputs, N outputs.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -49,7 +50,7 @@ class BFloat16Blocks(NamedTuple):
 
     def __call__(self, x):
         inputs = self.bits.shape[-1]
-        if _count(x.shape[:-1]) > _FEW:
+        if math.prod(x.shape[:-1]) > _FEW:
             whole_NK = ops.view(ops.reshape(self.bits, (-1, inputs)), "bfloat16")
             return ops.matmul(x, ops.transpose(whole_NK))
         wide_MK = ops.cast(ops.reshape(x, (-1, inputs)), "float32")
@@ -81,10 +82,3 @@ def laid_out(weights_NK: Any, shared: bool = False) -> Any:
     if known.reads_inputs_first and not shared and str(weights_NK.dtype).endswith("float32"):
         return InputMajor(in_order(ops.transpose(weights_NK)))
     return OutputMajor(in_order(weights_NK))
-
-
-def _count(shape):
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -24,6 +24,7 @@ from keras_gemma.layers import (
     RMSNormalization,
     normalize,
     scaled,
+    soft_capped,
 )
 
 _BLOCKS = (GemmaDecoderBlock, Gemma3DecoderBlock)
@@ -103,10 +104,12 @@ def _block_arrays(block, dtype):
     def by_output(kernel_NDH):
         return ops.reshape(ops.transpose(kernel_NDH, (0, 2, 1)), (-1, width))
 
-    norms = {name: _scale(getattr(block, name)) for name in _NORMS if hasattr(block, name)}
-    for name in _HEAD_NORMS:
-        if hasattr(block.attention, name):
-            norms[name] = _scale(getattr(block.attention, name))
+    norms = {
+        name: _scale(getattr(holder, name))
+        for holder, names in ((block, _NORMS), (block.attention, _HEAD_NORMS))
+        for name in names
+        if hasattr(holder, name)
+    }
     return BlockArrays(
         laid_out(ops.concatenate([by_output(kernel) for kernel in (query, key, value)])),
         laid_out(ops.transpose(ops.reshape(output, (-1, width)))),
@@ -134,6 +137,13 @@ def planned(stack: Any, found: StackArrays) -> Any:
     )
 
 
+def _take_norms(holder, layer, names, found):
+    """Give `holder` those norms that the layer has, over the scales of a plan."""
+    for name in names:
+        if name in found.norms:
+            setattr(holder, name, _norm(getattr(layer, name), found.norms[name]))
+
+
 def _norm(layer, scale):
     epsilon, dtype = layer.epsilon, layer.compute_dtype
     return lambda x: normalize(x, scale, epsilon, dtype)
@@ -150,7 +160,7 @@ class PlannedEmbedding:
             return scaled(self.table.rows(x))
         logits_BTV = self.table(x)
         if self.soft_cap is not None:
-            logits_BTV = ops.tanh(logits_BTV / self.soft_cap) * self.soft_cap
+            logits_BTV = soft_capped(logits_BTV, self.soft_cap)
         return logits_BTV
 
 
@@ -161,9 +171,7 @@ class PlannedAttention(AttentionFormula):
 
     def __init__(self, layer, found: BlockArrays):
         self.rules, self.found = layer.rules, found
-        for name in _HEAD_NORMS:
-            if name in found.norms:
-                setattr(self, name, _norm(getattr(layer, name), found.norms[name]))
+        _take_norms(self, layer, _HEAD_NORMS, found)
 
     def query_key_value(self, x_BTD):
         rules = self.rules
@@ -185,9 +193,7 @@ class PlannedBlock(BlockFormula):
         # Dropout is for training alone.
         self.config, self.found = dataclasses.replace(layer.config, dropout=0.0), found
         self.attention = PlannedAttention(layer.attention, found)
-        for name in _NORMS:
-            if name in found.norms:
-                setattr(self, name, _norm(getattr(layer, name), found.norms[name]))
+        _take_norms(self, layer, _NORMS, found)
 
     def gate_and_value(self, x_BTD):
         both = self.found.gate_and_value(x_BTD)

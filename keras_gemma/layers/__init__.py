@@ -1,6 +1,6 @@
 """Tensors in, tensors out: the parts of a decoder block."""
 
-from keras_gemma.layers.attend import attend
+from keras_gemma.layers.attend import attend, soft_capped
 from keras_gemma.layers.attention import AttentionFormula, GemmaAttention
 from keras_gemma.layers.decoder_block import BlockFormula, Gemma3DecoderBlock, GemmaDecoderBlock
 from keras_gemma.layers.fan_in import FanIn, left_blank
@@ -25,5 +25,6 @@ __all__ = [
     "normalize",
     "rotate",
     "scaled",
+    "soft_capped",
     "visible",
 ]

@@ -12,6 +12,11 @@ from keras_gemma.layers.positions import Positions, visible
 _UNSEEN = -1e30
 
 
+def soft_capped(x, cap: float):
+    """Numbers kept between -cap and cap, hardly changed where they are small (Gemma 2)."""
+    return ops.tanh(x / cap) * cap
+
+
 def attend(
     q_BTNH, k_BSKH, v_BSKH, queries: Positions, keys: Positions, rules: AttentionRules, drop=None
 ):
@@ -25,7 +30,7 @@ def attend(
     q_BTKGH = ops.reshape(q_BTNH, (-1, tokens, heads, groups, rules.head_dim))
     scores_BKGTS = ops.cast(ops.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH), "float32")
     if rules.soft_cap is not None:  # before the mask, or the mask would be capped too
-        scores_BKGTS = ops.tanh(scores_BKGTS / rules.soft_cap) * rules.soft_cap
+        scores_BKGTS = soft_capped(scores_BKGTS, rules.soft_cap)
     seen_BTS = visible(queries, keys, rules.window)
     scores_BKGTS = ops.where(seen_BTS[:, None, None], scores_BKGTS, _UNSEEN)
     weights_BKGTS = ops.cast(ops.softmax(scores_BKGTS, axis=-1), v_BSKH.dtype)
