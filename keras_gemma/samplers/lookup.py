@@ -6,23 +6,36 @@ from typing import Any, cast
 import keras
 
 from keras_gemma.samplers.base import Sampler
-from keras_gemma.samplers.named import GreedySampler, RandomSampler, TopKSampler, TopPSampler
+from keras_gemma.samplers.named import (
+    GreedySampler,
+    MinPSampler,
+    RandomSampler,
+    TopKSampler,
+    TopPSampler,
+    TypicalSampler,
+)
+from keras_gemma.samplers.search import BeamSampler, ContrastiveSampler
 
 _BY_NAME = {
     "greedy": GreedySampler,
     "random": RandomSampler,
     "top_k": TopKSampler,
     "top_p": TopPSampler,
+    "min_p": MinPSampler,
+    "typical": TypicalSampler,
+    "beam": BeamSampler,
+    "contrastive": ContrastiveSampler,
 }
-_BY_CLASS = {made.__name__: made for made in _BY_NAME.values()}
+_BY_CLASS = {made.__name__: made for made in (Sampler, *_BY_NAME.values())}
 
 
 def get(identifier: Any) -> Sampler:
     """The sampler that `identifier` stands for.
 
     Args:
-        identifier: `"greedy"`, `"random"`, `"top_k"` or `"top_p"`, for one with its defaults; a
-            `Sampler` or a class of it; or a dict made by `serialize`, KerasHub's included.
+        identifier: `"greedy"`, `"random"`, `"top_k"`, `"top_p"`, `"min_p"`, `"typical"`, `"beam"`
+            or `"contrastive"`, for one with its defaults; a `Sampler` or a class of it; or a dict
+            made by `serialize`, KerasHub's included.
 
     Raises:
         ValueError: an unknown name.

@@ -1,16 +1,21 @@
-"""Greedy, random, top-k and top-p: positional order and defaults are KerasHub's."""
+"""Samplers by name, each a chain with one cut; order and defaults of arguments are KerasHub's."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from keras_gemma.samplers.base import Sampler
-from keras_gemma.samplers.steps import drop_tail, most_likely
+from keras_gemma.samplers.truncation import Truncation
 
-# Candidates that are looked at first: they hold `p` nearly always, and sorting 256,000 tokens
-# takes 120 ms where finding these takes 4 (two CPU cores, JAX).
-_FEW = 1024
+
+def refuse_cuts(sampler: Sampler) -> None:
+    """Raise a ValueError if a sampler that doesn't draw was told what to draw from."""
+    for name in Truncation._fields:
+        if getattr(sampler, name) is not None:
+            raise ValueError(
+                f"{type(sampler).__name__} draws nothing, so {name} would do nothing: leave it out."
+            )
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
@@ -21,28 +26,26 @@ class GreedySampler(Sampler):
     {'temperature': 1.0}
     """
 
-    def __call__(self, logits, context):
-        # Equal to the longer way, without a softmax that could round two logits to one value. A
-        # subclass goes the longer way, for it may override any part of it.
-        if type(self) is not GreedySampler:
-            return super().__call__(logits, context)
-        return ops.cast(ops.argmax(self.adjusted(logits, context), axis=-1), "int32")
+    def __init__(self, temperature: Any = 1.0, **kwargs: Any):
+        super().__init__(temperature, **kwargs)
+        refuse_cuts(self)
+
+    def takes_likeliest(self):
+        # Without a softmax, which could round two logits to one value. A subclass goes the longer
+        # way, for it may override any part of it.
+        return type(self) is GreedySampler or super().takes_likeliest()
 
     def get_next_token(self, probabilities):
         return ops.argmax(probabilities, axis=-1)
 
 
 class _SeededSampler(Sampler):
-    """A sampler that draws.
-
-    `seed` decides the text when `generate` is given none of its own; with `None` there, too, the
-    draw follows `keras.utils.set_random_seed`. `seed_generator` serves calls by hand.
-    """
+    """A sampler of KerasHub's that draws: `seed` is always in its configuration."""
 
     def __init__(self, seed: int | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        super().__init__(seed=seed, **kwargs)
+        if seed is None:
+            self.seed_generator = keras.random.SeedGenerator()
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
@@ -54,11 +57,8 @@ class RandomSampler(_SeededSampler):
 
     Args:
         seed: of the draws.
-        **kwargs: `temperature`, `repetition_penalty`: see `Sampler`.
+        **kwargs: other options of `Sampler`.
     """
-
-    def get_next_token(self, probabilities):
-        return self.draw(probabilities)
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
@@ -68,21 +68,21 @@ class TopKSampler(_SeededSampler):
     Args:
         k: how many; more than the vocabulary holds means all.
         seed: of the draws.
-        **kwargs: `temperature`, `repetition_penalty`: see `Sampler`.
+        **kwargs: other options of `Sampler`.
 
     Raises:
         ValueError: `k` is not a whole number of at least 1.
     """
 
-    def __init__(self, k: int = 5, seed: int | None = None, **kwargs: Any):
-        super().__init__(seed, **kwargs)
-        self.k = _checked_k(k)
+    _spelling: ClassVar = {"top_k": "k"}
 
-    def get_next_token(self, probabilities):
-        return self.draw(*most_likely(probabilities, self.k))
+    def __init__(self, k: Any = 5, seed: int | None = None, **kwargs: Any):
+        super().__init__(seed, top_k=k, **kwargs)
 
-    def get_config(self):
-        return {**super().get_config(), "k": self.k}
+    @property
+    def k(self):
+        """How many; `None` is all."""
+        return self.top_k
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
@@ -91,46 +91,78 @@ class TopPSampler(_SeededSampler):
 
     Args:
         p: the share they must hold, from 0 (the likeliest only) to 1 (all).
-        k: consider the `k` likeliest only, which saves sorting the vocabulary.
+        k: consider the `k` likeliest only.
         seed: of the draws.
-        **kwargs: `temperature`, `repetition_penalty`: see `Sampler`.
+        **kwargs: other options of `Sampler`.
 
     Raises:
         ValueError: `p` outside [0, 1], `k` not a whole number of at least 1.
     """
 
-    def __init__(
-        self, p: float = 0.1, k: int | None = None, seed: int | None = None, **kwargs: Any
-    ):
-        super().__init__(seed, **kwargs)
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be in [0, 1], not {p!r}.")
-        self.p, self.k = p, None if k is None else _checked_k(k)
+    _spelling: ClassVar = {"top_p": "p", "top_k": "k"}
 
-    def get_next_token(self, probabilities):
-        rows, width = ops.shape(probabilities)
-        k = min(self.k or width, width)
-        if self.p >= 1 and k == width:  # nothing to drop, nothing to sort
-            return self.draw(probabilities)
-        keys = self.keys(rows)
+    def __init__(self, p: Any = 0.1, k: Any = None, seed: int | None = None, **kwargs: Any):
+        super().__init__(seed, top_p=p, top_k=k, **kwargs)
 
-        def drawn_from(likely, ids):
-            return ops.cast(self.draw(drop_tail(likely, self.p), ids, keys), "int32")
+    @property
+    def p(self):
+        """The share they must hold."""
+        return self.top_p
 
-        if k <= _FEW or self.p >= 1:
-            return drawn_from(*most_likely(probabilities, k))
-        few = most_likely(probabilities, _FEW)
-        return ops.cond(
-            ops.all(ops.sum(few[0], axis=-1) > self.p),
-            lambda: drawn_from(*few),
-            lambda: drawn_from(*most_likely(probabilities, k)),
-        )
-
-    def get_config(self):
-        return {**super().get_config(), "p": self.p, "k": self.k}
+    @property
+    def k(self):
+        """How many are considered; `None` is all."""
+        return self.top_k
 
 
-def _checked_k(k):
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1, not {k!r}.")
-    return k
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class MinPSampler(_SeededSampler):
+    """One of the tokens that have at least `p` of the likeliest one's probability.
+
+    Where the model is sure, few are left; where it isn't, many (arXiv 2407.01082).
+
+    Args:
+        p: the share of the likeliest one's probability, from 0 (all) to 1 (the likeliest only).
+        seed: of the draws.
+        **kwargs: other options of `Sampler`.
+
+    Raises:
+        ValueError: `p` outside [0, 1].
+    """
+
+    _spelling: ClassVar = {"min_p": "p"}
+
+    def __init__(self, p: Any = 0.05, seed: int | None = None, **kwargs: Any):
+        super().__init__(seed, min_p=p, **kwargs)
+
+    @property
+    def p(self):
+        """The share of the likeliest one's probability."""
+        return self.min_p
+
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class TypicalSampler(_SeededSampler):
+    """One of the tokens that say about as much as a next word does (arXiv 2202.00666).
+
+    Tokens whose surprise, minus the log-probability, is nearest to the entropy come first, until
+    they hold `p`. Neither the likeliest nor the unlikeliest need be among them.
+
+    Args:
+        p: the share they must hold, above 0, at most 1 (all).
+        seed: of the draws.
+        **kwargs: other options of `Sampler`.
+
+    Raises:
+        ValueError: `p` is not above 0 and at most 1.
+    """
+
+    _spelling: ClassVar = {"typical_p": "p"}
+
+    def __init__(self, p: Any = 0.95, seed: int | None = None, **kwargs: Any):
+        super().__init__(seed, typical_p=p, **kwargs)
+
+    @property
+    def p(self):
+        """The share they must hold."""
+        return self.typical_p

@@ -3,6 +3,8 @@ import json
 import pytest
 from hub_examples import hub_fixture
 
+from keras_gemma import samplers
+
 __all__ = ["hub_fixture"]
 pytestmark = pytest.mark.once
 
@@ -37,11 +39,26 @@ def test_options_reach_the_model(run, model):
         (["--top-p", 0.9, "--top-k", 9], "TopPSampler(p=0.9, k=9)"),
         (["--sampler", "top_k"], "TopKSampler()"),
         (["--sampler", "top_p", "--temperature", 2.0], "TopPSampler(temperature=2.0)"),
+        (["--min-p", 0.1], "MinPSampler(p=0.1)"),
+        (["--typical-p", 0.9], "TypicalSampler(p=0.9)"),
+        (["--sampler", "typical"], "TypicalSampler()"),
+        (["--top-k", 9, "--min-p", 0.1], "Sampler(top_k=9, min_p=0.1)"),
+        (["--repetition-penalty", 1.2], "GreedySampler(repetition_penalty=1.2)"),
+        (
+            ["--temperature", 0.7, "--presence-penalty", 0.5, "--frequency-penalty", -0.5],
+            "RandomSampler(temperature=0.7, presence_penalty=0.5, frequency_penalty=-0.5)",
+        ),
+        (
+            ["--sampler", "top_k", "--repetition-penalty", 1.2],
+            "TopKSampler(repetition_penalty=1.2)",
+        ),
     ],
 )
 def test_a_number_is_enough_to_choose_a_sampler(run, model, options, code):
     run("generate", "x", *options)
     assert model.sampler.code() == f"keras_gemma.samplers.{code}"
+    built = getattr(samplers, model.sampler.class_name)(**model.sampler.arguments)
+    assert isinstance(built, samplers.Sampler)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +69,14 @@ def test_a_number_is_enough_to_choose_a_sampler(run, model, options, code):
         ["--sampler", "best"],
         ["--top-p", 0],
         ["--temperature", -1],
+        ["--temperature", "nan"],
+        ["--sampler", "greedy", "--temperature", 0.5],
+        ["--sampler", "top_k", "--min-p", 0.5],
+        ["--min-p", 1.5],
+        ["--typical-p", 0],
+        ["--repetition-penalty", 0],
+        ["--presence-penalty", "inf"],
+        ["--frequency-penalty", "nan"],
         ["--max-new-tokens", -1],
         ["--backend", "pytorch"],
     ],

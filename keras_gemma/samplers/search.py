@@ -1,0 +1,81 @@
+"""Beam and contrastive search: what they are told. They compare texts, so `generate` runs them."""
+
+from typing import Any
+
+import keras
+
+from keras_gemma.samplers.base import Sampler
+from keras_gemma.samplers.named import refuse_cuts
+from keras_gemma.samplers.options import checked_count, is_number
+
+
+class _Search(Sampler):
+    """A way to choose that looks at more than the next token of each text."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        refuse_cuts(self)
+
+    def get_next_token(self, probabilities):
+        raise NotImplementedError(
+            f"{type(self).__name__} compares texts and can't choose one token alone: give it to "
+            "compile(sampler=...) and call generate, which runs it."
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class BeamSampler(_Search):
+    """The likeliest of the texts that keeping several at each step finds.
+
+    Args:
+        num_beams: texts that are kept at each step.
+        return_all_beams: return all of them, likeliest first, and their log-probabilities.
+        **kwargs: options of `Sampler` that change logits.
+
+    Raises:
+        ValueError: `num_beams` is not a whole number of at least 1.
+        TypeError: `return_all_beams` is not true or false.
+
+    >>> BeamSampler(3).get_config()
+    {'temperature': 1.0, 'num_beams': 3, 'return_all_beams': False}
+    """
+
+    def __init__(self, num_beams: int = 5, return_all_beams: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not isinstance(return_all_beams, bool):
+            raise TypeError(f"return_all_beams must be True or False, not {return_all_beams!r}.")
+        self.num_beams = checked_count("num_beams", num_beams)
+        self.return_all_beams = return_all_beams
+
+    def get_config(self):
+        beams = {"num_beams": self.num_beams, "return_all_beams": self.return_all_beams}
+        return {**super().get_config(), **beams}
+
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
+class ContrastiveSampler(_Search):
+    """The likely token that is least like what the text has (arXiv 2202.06417).
+
+    Of the `k` likeliest, the one with the largest `(1 - alpha) * probability - alpha * similarity`,
+    where similarity is the largest cosine between its hidden state and those of the text.
+
+    Args:
+        k: tokens that are compared.
+        alpha: how much the similarity counts, from 0 (greedy) to 1.
+        **kwargs: options of `Sampler` that change logits.
+
+    Raises:
+        ValueError: `k` is not a whole number of at least 1, `alpha` is outside [0, 1].
+
+    >>> ContrastiveSampler().get_config()
+    {'temperature': 1.0, 'k': 5, 'alpha': 0.6}
+    """
+
+    def __init__(self, k: int = 5, alpha: float = 0.6, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not (is_number(alpha) and 0 <= alpha <= 1):
+            raise ValueError(f"alpha must be in [0, 1], not {alpha!r}.")
+        self.k, self.alpha = checked_count("k", k), alpha
+
+    def get_config(self):
+        return {**super().get_config(), "k": self.k, "alpha": self.alpha}
