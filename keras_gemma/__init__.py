@@ -18,10 +18,11 @@ if "keras" not in sys.modules:
         choose_backend()
 
 if TYPE_CHECKING:
-    from keras_gemma import models, optimizers, samplers
+    from keras_gemma import constraints, models, optimizers, samplers
     from keras_gemma.config import GemmaConfig
     from keras_gemma.models import (
         Chat,
+        ContinuousBatcher,
         Gemma3Backbone,
         Gemma3CausalLM,
         Gemma3CausalLMPreprocessor,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Chat": "models",
+    "ContinuousBatcher": "models",
     "Gemma3Backbone": "models",
     "Gemma3CausalLM": "models",
     "Gemma3CausalLMPreprocessor": "models",
@@ -48,10 +50,11 @@ _HOMES = {
     "export_checkpoint": "models",
     "upload_preset": "presets.upload",
 }
-_MODULES = ("models", "optimizers", "samplers")
+_MODULES = ("constraints", "models", "optimizers", "samplers")
 
 __all__ = [
     "Chat",
+    "ContinuousBatcher",
     "Gemma3Backbone",
     "Gemma3CausalLM",
     "Gemma3CausalLMPreprocessor",
@@ -62,6 +65,7 @@ __all__ = [
     "GemmaConfig",
     "GemmaTokenizer",
     "__version__",
+    "constraints",
     "export_checkpoint",
     "models",
     "optimizers",
