@@ -41,7 +41,13 @@ static inline int64_t panel_bytes(int kind, int64_t inputs) {
   return units_of(kind, inputs) * unit.bytes + unit.tail;
 }
 
-// A weight matrix [outputs, inputs] in panels.
+static inline bool in_panels(int64_t kind) { return kind < KINDS; }
+static inline int64_t packed_bytes(int kind, int64_t outputs, int64_t inputs) {
+  if (!in_panels(kind)) return outputs * inputs * (kind == FLOAT32_ROWS ? 4 : 2);
+  return panels_of(outputs) * panel_bytes(kind, inputs);
+}
+
+// A weight matrix [outputs, inputs], in panels or as rows.
 struct Packed {
   const uint8_t *data;
   int64_t kind, outputs, inputs;

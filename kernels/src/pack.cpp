@@ -122,6 +122,17 @@ void pack_floats(const Origin &from, int kind, int64_t panel, uint8_t *out) {
     }
 }
 
+void copy_rows(const Packed &w, const int32_t *ids, int64_t count, float *out) {
+  for (int64_t m = 0; m < count; m++, out += w.inputs) {
+    if (w.kind == FLOAT32_ROWS) {
+      memcpy(out, w.data + 4 * ids[m] * w.inputs, (size_t)w.inputs * 4);
+      continue;
+    }
+    const uint16_t *row = reinterpret_cast<const uint16_t *>(w.data) + ids[m] * w.inputs;
+    for (int64_t k = 0; k < w.inputs; k++) out[k] = bfloat16_to_float(row[k]);
+  }
+}
+
 } // namespace
 
 void pack(const Packed &shape, Source source, const void *weights, const float *scales, int64_t blocks,
@@ -137,6 +148,7 @@ void pack(const Packed &shape, Source source, const void *weights, const float *
 
 void unpack_rows(const Packed &w, const int32_t *ids, int64_t count, float *out) {
   const int kind = (int)w.kind;
+  if (!in_panels(kind)) return copy_rows(w, ids, count, out);
   const Unit unit = unit_of(kind);
   const int64_t bytes = panel_bytes(kind, w.inputs), units = units_of(kind, w.inputs);
   for (int64_t m = 0; m < count; m++, out += w.inputs) {

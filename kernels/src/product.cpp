@@ -1,4 +1,4 @@
-// A product of any size from products of one panel and a few rows.
+// Products of few rows, and of any number with integers, from products of one panel and a few rows.
 #include "product.h"
 #include "scratch.h"
 #include <cstring>
@@ -6,7 +6,7 @@
 namespace kg {
 namespace {
 
-// Rows that go over a matrix together: their activations stay in the second-level cache.
+// Rows that go over a matrix of integers together: their activations stay in the second-level cache.
 constexpr int64_t TILE = 64;
 // A piece of work worth handing to another thread, in bytes of weights: some 5 us of reading.
 constexpr int64_t GRAIN = 128 * 1024;
@@ -62,10 +62,31 @@ void one_panel(const Kernels &k, const Packed &w, const Rows &rows, int64_t coun
   }
 }
 
+// Outputs that one group of rows goes over before the next one does: either side stays in a near cache.
+constexpr int64_t OUTPUTS = 16;
+
+// A matrix as it lies in a variable: an output's weights are a row.
+void product_of_rows(const Kernels &k, const Packed &w, const float *x, int64_t count, float *out,
+                     const Pool &pool) {
+  const int half = w.kind == BFLOAT16_ROWS;
+  const int64_t bytes = w.inputs * (half ? 2 : 4), groups = ceil_div(count, k.dots_group);
+  parallel(pool, w.outputs, ceil_div(GRAIN, bytes * groups), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; n += OUTPUTS)
+      for (int64_t g = 0; g < groups; g++) {
+        const int64_t row = count * g / groups, size = count * (g + 1) / groups - row;
+        const int64_t outputs = end - n < OUTPUTS ? end - n : OUTPUTS;
+        k.dots[half][size](x + row * w.inputs, w.inputs, w.data + n * bytes, outputs,
+                           out + row * w.outputs + n, w.outputs);
+      }
+  });
+}
+
 } // namespace
 
 void product(const Packed &w, const float *x, int64_t rows_in_all, float *out, const Pool &pool) {
   const Kernels &k = kernels();
+  if (!in_panels(w.kind)) return product_of_rows(k, w, x, rows_in_all, out, pool);
+  if (w.kind < INT8 && rows_in_all > ROWS_AT_ONCE) return product_of_many(w, x, rows_in_all, out, pool);
   const int64_t bytes = panel_bytes((int)w.kind, w.inputs), outputs = w.outputs;
   for (int64_t from = 0; from < rows_in_all; from += TILE) {
     const int64_t count = rows_in_all - from < TILE ? rows_in_all - from : TILE;

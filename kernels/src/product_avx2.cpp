@@ -40,6 +40,96 @@ void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const 
     for (int j = 0; j < 4; j++) _mm256_storeu_ps(out + m * stride + 8 * j, sums[m][j]);
 }
 
+// Six rows and half of a panel fill twelve of the sixteen registers.
+template <int M>
+void tile(const float *x, int64_t inputs, const float *weights, float *out, int64_t stride, bool first) {
+  for (int half = 0; half < PANEL; half += 16) {
+    const float *from = x, *w = weights + half;
+    __m256 sums[M][2];
+    for (int m = 0; m < M; m++)
+      for (int j = 0; j < 2; j++)
+        sums[m][j] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + m * stride + half + 8 * j);
+    for (int64_t k = 0; k < inputs; k++, from += M, w += PANEL) {
+      const __m256 low = _mm256_loadu_ps(w), high = _mm256_loadu_ps(w + 8);
+#pragma GCC unroll 6
+      for (int m = 0; m < M; m++) {
+        const __m256 b = _mm256_broadcast_ss(from + m);
+        sums[m][0] = _mm256_fmadd_ps(b, low, sums[m][0]);
+        sums[m][1] = _mm256_fmadd_ps(b, high, sums[m][1]);
+      }
+    }
+    for (int m = 0; m < M; m++)
+      for (int j = 0; j < 2; j++) _mm256_storeu_ps(out + m * stride + half + 8 * j, sums[m][j]);
+  }
+}
+
+template <int M> void set_tiles(Kernels &k) {
+  k.tile[M] = tile<M>;
+  if constexpr (M > 1) set_tiles<M - 1>(k);
+}
+
+template <int HALF> inline __m256 weights_at(const uint8_t *row, int64_t k) {
+  if (!HALF) return _mm256_loadu_ps(reinterpret_cast<const float *>(row) + k);
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i *>(row + 2 * k));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+inline float sum_of(__m256 v) {
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
+// M rows by two outputs, each in two chains of additions.
+template <int M, int N, int HALF>
+inline void dots_of(const float *x, int64_t inputs, const uint8_t *weights, float *out, int64_t stride) {
+  const int64_t bytes = inputs * (HALF ? 2 : 4), whole = inputs / 16 * 16;
+  __m256 sums[2][M][N];
+  for (int h = 0; h < 2; h++)
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) sums[h][m][n] = _mm256_setzero_ps();
+  for (int64_t k = 0; k < whole; k += 16) {
+    for (int n = 0; n < N; n++) fetch_ahead(weights + n * bytes + k * (HALF ? 2 : 4), HALF ? 32 : 64);
+    for (int h = 0; h < 2; h++)
+      for (int n = 0; n < N; n++) {
+        const __m256 w = weights_at<HALF>(weights + n * bytes, k + 8 * h);
+        for (int m = 0; m < M; m++)
+          sums[h][m][n] = _mm256_fmadd_ps(_mm256_loadu_ps(x + m * inputs + k + 8 * h), w, sums[h][m][n]);
+      }
+  }
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) {
+      float sum = sum_of(_mm256_add_ps(sums[0][m][n], sums[1][m][n]));
+      for (int64_t k = whole; k < inputs; k++) {
+        float w;
+        if (HALF) {
+          uint16_t half;
+          memcpy(&half, weights + n * bytes + 2 * k, 2);
+          w = bfloat16_to_float(half);
+        } else {
+          memcpy(&w, weights + n * bytes + 4 * k, 4);
+        }
+        sum += x[m * inputs + k] * w;
+      }
+      out[m * stride + n] = sum;
+    }
+}
+
+template <int M, int HALF>
+void dots(const float *x, int64_t inputs, const uint8_t *weights, int64_t outputs, float *out, int64_t stride) {
+  constexpr int N = M > 1 ? 2 : 1; // one row reads memory as one stream
+  const int64_t bytes = inputs * (HALF ? 2 : 4);
+  int64_t n = 0;
+  for (; n + N <= outputs; n += N) dots_of<M, N, HALF>(x, inputs, weights + n * bytes, out + n, stride);
+  if (n < outputs) dots_of<M, 1, HALF>(x, inputs, weights + n * bytes, out + n, stride);
+}
+
+template <int M> void set_dots(Kernels &k) {
+  k.dots[0][M] = dots<M, 0>;
+  k.dots[1][M] = dots<M, 1>;
+  if constexpr (M > 1) set_dots<M - 1>(k);
+}
+
 inline __m256i four(const int8_t *q) {
   int32_t bits;
   memcpy(&bits, q, 4);
@@ -129,6 +219,10 @@ Kernels make() {
   k.product[INT8][1] = product_int8<INT8>;
   k.product[INT8_CHANNEL][1] = product_int8<INT8_CHANNEL>;
   k.product[INT4][1] = product_int4;
+  set_tiles<6>(k);
+  k.tile_rows = 6;
+  set_dots<3>(k);
+  k.dots_group = 3;
   set_vector_ops(k);
   return k;
 }

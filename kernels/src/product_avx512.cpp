@@ -53,6 +53,73 @@ void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const 
   end<M>(sums, out, stride);
 }
 
+// 12 rows and 32 outputs in 24 of the 32 registers: 24 multiply-adds for 14 loads.
+template <int M>
+void tile(const float *x, int64_t inputs, const float *weights, float *out, int64_t stride, bool first) {
+  __m512 sums[M][2];
+  begin<M>(sums, out, stride, first);
+  for (int64_t k = 0; k < inputs; k++, x += M, weights += PANEL) {
+    const __m512 w[2] = {_mm512_loadu_ps(weights), _mm512_loadu_ps(weights + 16)};
+#pragma GCC unroll 12
+    for (int m = 0; m < M; m++) {
+      const __m512 b = _mm512_set1_ps(x[m]);
+      for (int j = 0; j < 2; j++) sums[m][j] = _mm512_fmadd_ps(b, w[j], sums[m][j]);
+    }
+  }
+  end<M>(sums, out, stride);
+}
+
+template <int M> void set_tiles(Kernels &k) {
+  k.tile[M] = tile<M>;
+  if constexpr (M > 1) set_tiles<M - 1>(k);
+}
+
+// Sixteen weights of a row as it lies in a variable; those that `some` leaves out are zeros.
+template <int HALF> inline __m512 weights_at(const uint8_t *row, int64_t k, __mmask16 some) {
+  if (!HALF) return _mm512_maskz_loadu_ps(some, reinterpret_cast<const float *>(row) + k);
+  const __m256i bits = _mm256_maskz_loadu_epi16(some, reinterpret_cast<const uint16_t *>(row) + k);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+// M rows by N outputs; N is 2 for several rows, so that what is loaded is used more than once.
+template <int M, int N, int HALF>
+inline void dots_of(const float *x, int64_t inputs, const uint8_t *weights, float *out, int64_t stride) {
+  const int64_t bytes = inputs * (HALF ? 2 : 4);
+  __m512 sums[M][N];
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) sums[m][n] = _mm512_setzero_ps();
+  for (int64_t k = 0; k < inputs; k += 16) {
+    const __mmask16 some = inputs - k < 16 ? (__mmask16)((1 << (inputs - k)) - 1) : (__mmask16)0xffff;
+    __m512 w[N];
+    for (int n = 0; n < N; n++) {
+      if (HALF == 0 || k % 32 == 0) fetch_ahead(weights + n * bytes + k * (HALF ? 2 : 4), 64);
+      w[n] = weights_at<HALF>(weights + n * bytes, k, some);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) {
+      const __m512 a = _mm512_maskz_loadu_ps(some, x + m * inputs + k);
+      for (int n = 0; n < N; n++) sums[m][n] = _mm512_fmadd_ps(a, w[n], sums[m][n]);
+    }
+  }
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) out[m * stride + n] = _mm512_reduce_add_ps(sums[m][n]);
+}
+
+template <int M, int HALF>
+void dots(const float *x, int64_t inputs, const uint8_t *weights, int64_t outputs, float *out, int64_t stride) {
+  constexpr int N = M > 1 ? 2 : 1; // one row reads memory as one stream
+  const int64_t bytes = inputs * (HALF ? 2 : 4);
+  int64_t n = 0;
+  for (; n + N <= outputs; n += N) dots_of<M, N, HALF>(x, inputs, weights + n * bytes, out + n, stride);
+  if (n < outputs) dots_of<M, 1, HALF>(x, inputs, weights + n * bytes, out + n, stride);
+}
+
+template <int M> void set_dots(Kernels &k) {
+  k.dots[0][M] = dots<M, 0>;
+  k.dots[1][M] = dots<M, 1>;
+  if constexpr (M > 1) set_dots<M - 1>(k);
+}
+
 inline __m512i dot(__m512i sums, __m512i w, const int8_t *q) {
   int32_t bits;
   memcpy(&bits, q, 4);
@@ -136,6 +203,10 @@ Kernels make(bool wide) {
   set_integers<INT8>(k);
   set_integers<INT8_CHANNEL>(k);
   set_integers<INT4>(k);
+  set_tiles<12>(k);
+  k.tile_rows = 12;
+  set_dots<8>(k);
+  k.dots_group = 8;
   set_vector_ops(k);
   return k;
 }

@@ -9,6 +9,7 @@ static Kernels make() {
   set_floats<FLOAT32>(k);
   set_floats<BFLOAT16>(k);
   set_integers(k);
+  set_tiles(k);
   set_vector_ops(k);
   return k;
 }

@@ -34,6 +34,20 @@ void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const 
     for (int j = 0; j < 8; j++) vst1q_f32(out + m * stride + 4 * j, sums[m][j]);
 }
 
+template <int M>
+void tile(const float *x, int64_t inputs, const float *weights, float *out, int64_t stride, bool first) {
+  float32x4_t sums[M][8];
+  for (int m = 0; m < M; m++)
+    for (int j = 0; j < 8; j++) sums[m][j] = first ? vdupq_n_f32(0.f) : vld1q_f32(out + m * stride + 4 * j);
+  for (int64_t k = 0; k < inputs; k++, x += M, weights += PANEL)
+    for (int j = 0; j < 8; j++) {
+      const float32x4_t w = vld1q_f32(weights + 4 * j);
+      for (int m = 0; m < M; m++) sums[m][j] = vfmaq_n_f32(sums[m][j], w, x[m]);
+    }
+  for (int m = 0; m < M; m++)
+    for (int j = 0; j < 8; j++) vst1q_f32(out + m * stride + 4 * j, sums[m][j]);
+}
+
 // Four sums, each of four products; `q` holds the same four bytes four times.
 inline int32x4_t dot(int32x4_t sums, int8x16_t w, int8x16_t q) {
 #ifdef __ARM_FEATURE_DOTPROD
@@ -85,6 +99,15 @@ void product_integer(const Rows &rows, int64_t row, int64_t u0, int64_t u1, cons
     }
   }
   for (int j = 0; j < 8; j++) vst1q_f32(out + 4 * j, sums[j]);
+}
+
+inline void set_tiles(Kernels &k) {
+  k.tile[1] = tile<1>;
+  k.tile[2] = tile<2>;
+  k.tile[3] = tile<3>;
+  k.tile_rows = 3;
+  k.dots[0][1] = one_row_of_dots<float>;
+  k.dots[1][1] = one_row_of_dots<uint16_t>;
 }
 
 inline void set_integers(Kernels &k) {

@@ -62,6 +62,14 @@ void product_integer(const Rows &rows, int64_t row, int64_t u0, int64_t u1, cons
   memcpy(out, sums, sizeof sums);
 }
 
+void tile(const float *x, int64_t inputs, const float *weights, float *out, int64_t, bool first) {
+  float sums[PANEL];
+  for (int j = 0; j < PANEL; j++) sums[j] = first ? 0.f : out[j];
+  for (int64_t k = 0; k < inputs; k++, weights += PANEL)
+    for (int j = 0; j < PANEL; j++) sums[j] += x[k] * weights[j];
+  memcpy(out, sums, sizeof sums);
+}
+
 Kernels make() {
   Kernels k = {};
   k.name = "portable";
@@ -71,6 +79,11 @@ Kernels make() {
     k.product[kind][1] = one[kind];
     k.group[kind] = 1;
   }
+  k.tile[1] = tile;
+  k.tile_rows = 1;
+  k.dots[0][1] = one_row_of_dots<float>;
+  k.dots[1][1] = one_row_of_dots<uint16_t>;
+  k.dots_group = 1;
   set_vector_ops(k);
   return k;
 }

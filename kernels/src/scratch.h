@@ -6,7 +6,24 @@
 
 namespace kg {
 
-enum class Use { x, q, scale, sum, queries, rope, normed, hidden, middle, product, scores, slots, USES };
+enum class Use {
+  x,
+  q,
+  scale,
+  sum,
+  queries,
+  rope,
+  normed,
+  hidden,
+  middle,
+  product,
+  scores,
+  slots,
+  arranged,
+  widened,
+  edge,
+  USES
+};
 
 class Buffer {
 public:

@@ -5,7 +5,7 @@
 // emitted here with AVX-512 and then linked into code for processors without it.
 #pragma once
 #include "half.h"
-#include "kernels.h"
+#include "layout.h"
 #include <cmath>
 
 namespace kg {
@@ -122,6 +122,13 @@ static void scores_of(const float *q, const T *key, int64_t n, float *out, int64
 }
 
 template <typename T>
+static void one_row_of_dots(const float *x, int64_t inputs, const uint8_t *weights, int64_t outputs, float *out,
+                            int64_t stride) {
+  const T *w = reinterpret_cast<const T *>(weights);
+  for (int64_t n = 0; n < outputs; n++) scores_of<T, 1>(x, w + n * inputs, inputs, out + n, stride);
+}
+
+template <typename T>
 static void scores(const float *q, int64_t heads, const void *key, int64_t n, float *out, int64_t stride) {
   const T *k = static_cast<const T *>(key);
   for (; heads >= 2; heads -= 2, q += 2 * n, out += 2 * stride) scores_of<T, 2>(q, k, n, out, stride);
@@ -143,7 +150,18 @@ static void mix(const float *weights, int64_t heads, int64_t stride, const void 
   }
 }
 
+// Units of a bfloat16 panel to float32 [inputs][32].
+static void widen_bfloat16(const uint8_t *units, int64_t count, float *out) {
+  for (int64_t u = 0; u < count; u++, units += 4 * PANEL, out += 2 * PANEL) {
+    uint32_t pairs[PANEL];
+    memcpy(pairs, units, sizeof pairs);
+    for (int j = 0; j < PANEL; j++) out[j] = bits_to_float(pairs[j] << 16);
+    for (int j = 0; j < PANEL; j++) out[PANEL + j] = bits_to_float(pairs[j] & 0xffff0000);
+  }
+}
+
 static inline void set_vector_ops(Kernels &k) {
+  k.widen = widen_bfloat16;
   k.quantize = quantize;
   k.rms_norm = rms_norm;
   k.geglu = geglu;

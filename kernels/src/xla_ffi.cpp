@@ -13,8 +13,7 @@ namespace {
 
 using F32 = ffi::Buffer<ffi::F32>;
 using S32 = ffi::Buffer<ffi::S32>;
-using U8 = ffi::Buffer<ffi::U8>;
-using Any = ffi::AnyBuffer;
+using Any = ffi::AnyBuffer; // weights: bytes of panels, or a table of float32 or bfloat16
 using Numbers = ffi::Span<const float>;
 using Sizes = ffi::Span<const int64_t>;
 
@@ -34,12 +33,12 @@ kg::Pool pool_of(ffi::ThreadPool &threads) {
 ffi::Error invalid(const char *what) { return ffi::Error(ffi::ErrorCode::kInvalidArgument, what); }
 
 // Python has compared the shapes; a wrong one here would read beyond a buffer, so sizes are seen to again.
-bool fits(const kg::Packed &w, const U8 &data) {
-  return (int64_t)data.element_count() == kg::panels_of(w.outputs) * kg::panel_bytes((int)w.kind, w.inputs);
+bool fits(const kg::Packed &w, const Any &data) {
+  return (int64_t)data.size_bytes() == kg::packed_bytes((int)w.kind, w.outputs, w.inputs);
 }
 
-kg::Packed packed(const U8 &data, int64_t kind, int64_t outputs, int64_t inputs) {
-  return {data.typed_data(), kind, outputs, inputs};
+kg::Packed packed(const Any &data, int64_t kind, int64_t outputs, int64_t inputs) {
+  return {static_cast<const uint8_t *>(data.untyped_data()), kind, outputs, inputs};
 }
 
 int64_t last(const F32 &x) { return x.dimensions().back(); }
@@ -58,14 +57,14 @@ template <typename Result, typename Argument> void *in_place(Result &result, Arg
   return result->untyped_data();
 }
 
-ffi::Error linear(ffi::ThreadPool threads, F32 x, U8 w, ffi::Result<F32> y, int64_t kind) {
+ffi::Error linear(ffi::ThreadPool threads, F32 x, Any w, ffi::Result<F32> y, int64_t kind) {
   const kg::Packed weights = packed(w, kind, last(*y), last(x));
   if (!fits(weights, w)) return invalid("the packed weights are of another shape");
   kg::product(weights, x.typed_data(), rows(x), y->typed_data(), pool_of(threads));
   return ffi::Error::Success();
 }
 
-ffi::Error look_up(S32 ids, U8 w, ffi::Result<F32> y, int64_t kind, int64_t outputs) {
+ffi::Error look_up(S32 ids, Any w, ffi::Result<F32> y, int64_t kind, int64_t outputs) {
   const kg::Packed weights = packed(w, kind, outputs, last(*y));
   if (!fits(weights, w)) return invalid("the packed weights are of another shape");
   const int32_t *id = ids.typed_data();
@@ -76,7 +75,7 @@ ffi::Error look_up(S32 ids, U8 w, ffi::Result<F32> y, int64_t kind, int64_t outp
   return ffi::Error::Success();
 }
 
-ffi::Error norm_linear(ffi::ThreadPool threads, F32 x, F32 norm, U8 w, ffi::Result<F32> y, int64_t kind,
+ffi::Error norm_linear(ffi::ThreadPool threads, F32 x, F32 norm, Any w, ffi::Result<F32> y, int64_t kind,
                        float epsilon, float cap) {
   const kg::Packed weights = packed(w, kind, last(*y), last(x));
   if (!fits(weights, w)) return invalid("the packed weights are of another shape");
@@ -85,7 +84,7 @@ ffi::Error norm_linear(ffi::ThreadPool threads, F32 x, F32 norm, U8 w, ffi::Resu
   return ffi::Error::Success();
 }
 
-ffi::Error add_linear(ffi::ThreadPool threads, F32 x, F32 y, F32 norm, U8 w, ffi::Result<F32> out,
+ffi::Error add_linear(ffi::ThreadPool threads, F32 x, F32 y, F32 norm, Any w, ffi::Result<F32> out,
                       int64_t kind, float epsilon) {
   const kg::Packed weights = packed(w, kind, last(x), last(y));
   if (!fits(weights, w)) return invalid("the packed weights are of another shape");
@@ -94,7 +93,7 @@ ffi::Error add_linear(ffi::ThreadPool threads, F32 x, F32 y, F32 norm, U8 w, ffi
   return ffi::Error::Success();
 }
 
-ffi::Error feed_forward(ffi::ThreadPool threads, F32 x, F32 pre, F32 post, U8 gate_up, U8 down,
+ffi::Error feed_forward(ffi::ThreadPool threads, F32 x, F32 pre, F32 post, Any gate_up, Any down,
                         ffi::Result<F32> out, Sizes kinds, int64_t width, float epsilon) {
   kg::Block block = {};
   block.gate_up = packed(gate_up, kinds[0], 2 * width, last(x));
@@ -141,8 +140,8 @@ ffi::Error attend(ffi::ThreadPool threads, F32 qkv, S32 index, S32 segment, F32 
 }
 
 ffi::Error decoder_block(ffi::ThreadPool threads, F32 x, S32 index, S32 segment, Any keys, Any values,
-                         S32 cache_index, S32 cache_segment, S32 stored, U8 qkv, U8 output, U8 gate_up,
-                         U8 down, F32 pre_attention, F32 query_norm, F32 key_norm, F32 post_attention,
+                         S32 cache_index, S32 cache_segment, S32 stored, Any qkv, Any output, Any gate_up,
+                         Any down, F32 pre_attention, F32 query_norm, F32 key_norm, F32 post_attention,
                          F32 pre_ffw, F32 post_ffw, ffi::Result<F32> out, ffi::Result<Any> keys_out,
                          ffi::Result<Any> values_out, ffi::Result<S32> index_out,
                          ffi::Result<S32> segment_out, ffi::Result<S32> stored_out, Sizes kinds, int64_t width,
@@ -180,17 +179,17 @@ ffi::Error decoder_block(ffi::ThreadPool threads, F32 x, S32 index, S32 segment,
   }
 
 KG_HANDLER(kg_xla_linear, linear,
-           ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<U8>().Ret<F32>().Attr<int64_t>("kind"))
+           ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<Any>().Ret<F32>().Attr<int64_t>("kind"))
 
 KG_HANDLER(kg_xla_rows, look_up,
-           ffi::Ffi::Bind().Arg<S32>().Arg<U8>().Ret<F32>().Attr<int64_t>("kind").Attr<int64_t>("outputs"))
+           ffi::Ffi::Bind().Arg<S32>().Arg<Any>().Ret<F32>().Attr<int64_t>("kind").Attr<int64_t>("outputs"))
 
 KG_HANDLER(kg_xla_norm_linear, norm_linear,
            ffi::Ffi::Bind()
                .Ctx<ffi::ThreadPool>()
                .Arg<F32>()
                .Arg<F32>()
-               .Arg<U8>()
+               .Arg<Any>()
                .Ret<F32>()
                .Attr<int64_t>("kind")
                .Attr<float>("epsilon")
@@ -202,7 +201,7 @@ KG_HANDLER(kg_xla_add_linear, add_linear,
                .Arg<F32>()
                .Arg<F32>()
                .Arg<F32>()
-               .Arg<U8>()
+               .Arg<Any>()
                .Ret<F32>()
                .Attr<int64_t>("kind")
                .Attr<float>("epsilon"))
@@ -213,8 +212,8 @@ KG_HANDLER(kg_xla_feed_forward, feed_forward,
                .Arg<F32>()
                .Arg<F32>()
                .Arg<F32>()
-               .Arg<U8>()
-               .Arg<U8>()
+               .Arg<Any>()
+               .Arg<Any>()
                .Ret<F32>()
                .Attr<Sizes>("kinds")
                .Attr<int64_t>("width")
@@ -253,10 +252,10 @@ KG_HANDLER(kg_xla_decoder_block, decoder_block,
                .Arg<S32>()
                .Arg<S32>()
                .Arg<S32>()
-               .Arg<U8>()
-               .Arg<U8>()
-               .Arg<U8>()
-               .Arg<U8>()
+               .Arg<Any>()
+               .Arg<Any>()
+               .Arg<Any>()
+               .Arg<Any>()
                .Arg<F32>()
                .Arg<F32>()
                .Arg<F32>()

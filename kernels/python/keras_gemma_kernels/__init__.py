@@ -10,7 +10,7 @@ inference: nothing here has a gradient.
 """
 
 from keras_gemma_kernels._native import Available, available
-from keras_gemma_kernels.packed import Packed, pack
+from keras_gemma_kernels.packed import BLOCK, Packed, as_stored, pack
 from keras_gemma_kernels.steps import (
     Block,
     Rules,
@@ -24,12 +24,14 @@ from keras_gemma_kernels.steps import (
     rows,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
+    "BLOCK",
     "Available",
     "Block",
     "Packed",
     "Rules",
+    "as_stored",
     "attend",
     "attention_inputs",
     "attention_output",

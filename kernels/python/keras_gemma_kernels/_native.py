@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import importlib
 import os
 import warnings
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
@@ -117,8 +118,10 @@ def library():
         raise ImportError(f"The kernels can't be loaded: {error}") from error
 
 
-def available() -> Available:
+def available(framework: str | None = None) -> Available:
     """The instruction set that is used here, or why there is none.
+
+    With "jax", also whether this build and the installed jax go together.
 
     The best one of this processor is taken; the environment variable KERAS_GEMMA_KERNELS_ISA, read when
     the library is first used, names a lower one: portable, avx2, avx_vnni, vnni, avx512, avx512_wide; neon, dotprod.
@@ -127,6 +130,8 @@ def available() -> Available:
     True
     """
     try:
+        if framework == "jax":
+            importlib.import_module("keras_gemma_kernels.on_jax")
         return Available(library().kg_isa().decode())
     except ImportError as error:
         return Available(None, str(error))

@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_gemma_kernels import _native
 from keras_gemma_kernels.check import check_cache, check_norm, check_rows
-from keras_gemma_kernels.packed import data_shape
 
 _TYPES = jnp.dtype("float32"), jnp.dtype(jnp.bfloat16), jnp.dtype("int32")
 _NAMES = ("linear", "rows", "norm_linear", "add_linear", "feed_forward", "attend", "decoder_block")
@@ -51,10 +50,8 @@ def _call(name, results, *arguments, aliases=None, **attributes):
 
 
 def _data(packed):
-    data = jnp.asarray(packed.data)
-    if data.shape != data_shape(packed.dtype, *packed.shape) or data.dtype != jnp.uint8:
-        raise ValueError(f"packed.data is {data.dtype} {list(data.shape)}, not what pack made.")
-    return data
+    packed.check()
+    return jnp.asarray(packed.data)
 
 
 def _norm(weight, width):

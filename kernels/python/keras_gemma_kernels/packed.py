@@ -11,19 +11,23 @@ import numpy as np
 from keras_gemma_kernels import _native
 from keras_gemma_kernels.trees import register_trees, tree
 
-_KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_channel": 3, "int4": 4}
+_PANELS = ("float32", "bfloat16", "int8", "int8_channel", "int4")
+_ROWS = {"float32_rows": "float32", "bfloat16_rows": "bfloat16"}
+_KINDS = {name: number for number, name in enumerate((*_PANELS, *_ROWS))}
 _RANGES = {"int8": (-127, 127), "int4": (-8, 7)}
-_BLOCK, _PANEL = 32, 32
+BLOCK = 32  # inputs that share a scale
+_PANEL = 32
 
 
 @tree("dtype", "shape")
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A weight matrix [outputs, inputs] in panels of 32 outputs, made by `pack`.
+    """A weight matrix [outputs, inputs]: in panels of 32 outputs, made by `pack`, or `as_stored`.
 
     data: uint8 [panels, bytes], an array of NumPy, JAX or PyTorch. In JAX a Packed is a tree with
         this one leaf, and goes through `jit` and into loops as an argument.
-    dtype: float32, bfloat16, int8, int8_channel (one scale an output) or int4.
+    dtype: float32, bfloat16, int8, int8_channel (one scale an output) or int4; float32_rows or
+        bfloat16_rows, whose data are the matrix itself.
     shape: (outputs, inputs).
     """
 
@@ -40,23 +44,30 @@ class Packed:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(data_shape(self.dtype, *self.shape)))
+        count = int(np.prod(data_shape(self.dtype, *self.shape)))
+        return count * {"float32_rows": 4, "bfloat16_rows": 2}.get(self.dtype, 1)
 
     @functools.cached_property
     def native(self) -> _native.Packed:
         """For calls by pointer: NumPy and PyTorch."""
-        data = self.data
+        self.check()
+        return _native.Packed(weight_pointer("packed.data", self.data), self.kind, *self.shape)
+
+    def check(self) -> None:
+        """See that the data are those of such a matrix, or a product would read beyond them."""
+        data, dtype = self.data, _ROWS.get(self.dtype, "uint8")
         right = tuple(data.shape) == data_shape(self.dtype, *self.shape)
-        if not right or not str(data.dtype).endswith("uint8"):
+        if not right or str(data.dtype).removeprefix("torch.") != dtype:
             raise ValueError(f"packed.data is {data.dtype} {list(data.shape)}, not what pack made.")
-        return _native.Packed(weight_pointer("packed.data", data), self.kind, *self.shape)
 
 
 def data_shape(dtype: str, outputs: int, inputs: int) -> tuple[int, int]:
+    if dtype in _ROWS:
+        return outputs, inputs
     return -(-outputs // _PANEL), _native.library().kg_panel_bytes(_KINDS[dtype], inputs)
 
 
-def pack(weights, dtype: str = "float32", *, scales=None, block: int | None = _BLOCK) -> Packed:
+def pack(weights, dtype: str = "float32", *, scales=None, block: int | None = BLOCK) -> Packed:
     """Weights [outputs, inputs] packed for the products, as an array of the same framework.
 
     Float weights are rounded to `dtype`: float32, bfloat16, int8 or int4 (by their largest
@@ -72,7 +83,7 @@ def pack(weights, dtype: str = "float32", *, scales=None, block: int | None = _B
     """
     if dtype not in ("float32", "bfloat16", "int8", "int4"):
         raise ValueError(f"dtype must be float32, bfloat16, int8 or int4, not {dtype!r}.")
-    if block not in (_BLOCK, None) or (block is None and dtype == "int4"):
+    if block not in (BLOCK, None) or (block is None and dtype == "int4"):
         raise ValueError(f"block={block} is not known to {dtype}: scales go with 32 inputs each.")
     array, source = _as_numpy(weights)
     if array.ndim != 2 or 0 in array.shape:
@@ -83,7 +94,7 @@ def pack(weights, dtype: str = "float32", *, scales=None, block: int | None = _B
         source = 2
         scales, blocks = _check_quantized(array, scales, dtype)
         scale_pointer = scales.ctypes.data
-        if blocks == 1 and dtype == "int8" and (inputs > _BLOCK or scales.ndim == 1):
+        if blocks == 1 and dtype == "int8" and (inputs > BLOCK or scales.ndim == 1):
             block = None
     elif array.dtype == np.int8:
         raise ValueError("int8 weights are quantized: pass their scales as well.")
@@ -99,6 +110,25 @@ def pack(weights, dtype: str = "float32", *, scales=None, block: int | None = _B
     return Packed(_like(weights, data), dtype, (outputs, inputs))
 
 
+def as_stored(weights) -> Packed:
+    """Weights [outputs, inputs], float32 or bfloat16, to be read where they are: nothing is copied.
+
+    For an embedding table, which is looked up and multiplied by and as large as all else; products
+    read such rows a little slower than panels.
+
+    >>> table = np.eye(40, 7, dtype="float32")
+    >>> as_stored(table).data is table
+    True
+    """
+    dtype = str(weights.dtype).removeprefix("torch.")
+    if weights.ndim != 2 or 0 in weights.shape or f"{dtype}_rows" not in _ROWS:
+        raise ValueError(
+            f"weights must be float32 or bfloat16 [outputs, inputs], not {dtype} "
+            f"{list(weights.shape)}."
+        )
+    return Packed(weights, f"{dtype}_rows", tuple(map(int, weights.shape)))
+
+
 def _check_quantized(values, scales, dtype):
     if dtype not in _RANGES or values.dtype != np.int8:
         raise ValueError(
@@ -110,7 +140,7 @@ def _check_quantized(values, scales, dtype):
             f"values for {dtype} must be in {low}..{high}, not {values.min()}..{values.max()}."
         )
     scales = np.ascontiguousarray(np.asarray(_as_numpy(scales)[0], "float32"))
-    outputs, blocks = values.shape[0], -(-values.shape[1] // _BLOCK)
+    outputs, blocks = values.shape[0], -(-values.shape[1] // BLOCK)
     if scales.shape not in ((outputs,), (outputs, 1), (outputs, blocks)):
         raise ValueError(
             f"scales must be of shape [{outputs}] or [{outputs}, {blocks}], not "
