@@ -4,6 +4,8 @@ What large checkpoints take is decided here: on each backend, weights that are a
 take no memory before, and one array beside them while they are.
 """
 
+import math
+import os
 from typing import Any
 
 import keras
@@ -48,6 +50,11 @@ def place(variable: Any, array: np.ndarray) -> None:
         variable.value.data = lent  # Keras would copy it, by way of float32 if it is bfloat16
     else:
         variable.assign(lent)
+
+
+def lent(array: np.ndarray) -> Any:
+    """A tensor of the running backend in the memory of an array, which is not to be used again."""
+    return _lent(array, keras.backend.backend())
 
 
 def _lent(array, name):
@@ -95,6 +102,30 @@ def fetch(variable: Any) -> np.ndarray:
         tensor = variable.value.detach().cpu().contiguous()
         return tensor.view(torch.int16).numpy().view(np.dtype("bfloat16"))
     return np.asarray(keras.ops.convert_to_numpy(variable.value))
+
+
+def nbytes(tensor: Any) -> int:
+    """Bytes that the numbers of a tensor or variable take."""
+    width = np.dtype(keras.backend.standardize_dtype(tensor.dtype)).itemsize
+    return math.prod(tensor.shape) * width
+
+
+def memory() -> int | None:
+    """Bytes of memory of the device that arrays are made on; `None` where it doesn't say."""
+    name = keras.backend.backend()
+    if name == "jax":
+        import jax
+
+        if stats := jax.local_devices()[0].memory_stats():
+            return stats.get("bytes_limit")
+    if name == "torch":
+        import torch
+
+        if torch.get_default_device().type == "cuda":
+            return torch.cuda.mem_get_info()[1]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
 
 
 def in_order(tensor: Any) -> Any:

@@ -1,12 +1,13 @@
 """A checkpoint in any dress: one that was opened, and what one is written from."""
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_gemma.conversion.stream import Fit, check, compare, load, report, writables
-from keras_gemma.conversion.tensors import Tensors, Writable
+from keras_gemma.conversion.tensors import Quantized, Tensors, Writable
 from keras_gemma.conversion.weight_map import Rule, entries
 from keras_gemma.presets import lookalikes
 from keras_gemma.presets.sizes import weight_shapes
@@ -20,6 +21,7 @@ class Checkpoint(NamedTuple):
     tensors: Tensors | None  # None where weights were not asked for
     rules: tuple[Rule, ...]
     ignored: Callable[[str], bool]  # tensors that may be there and no model needs
+    quantized: Mapping[str, Quantized] = MappingProxyType({})  # by path of our weight
 
     def fit(self) -> Fit:
         """How its tensors fit the model that its configuration describes."""
@@ -45,12 +47,18 @@ class Checkpoint(NamedTuple):
         except ValueError:  # the table is of models without some of these weights
             return False
 
-    def load(self, variables: Mapping[str, Any], strict: bool = True, **options: Any) -> Fit:
-        """Fill variables, given by path; with `strict=False` only what fits, and tell of the rest."""
+    def load(
+        self, variables: Mapping[str, Any], strict: bool = True, but: Any = (), **options: Any
+    ) -> Fit:
+        """Fill variables, given by path; with `strict=False` only what fits, and tell of the rest.
+
+        Weights whose tensors are named in `but` are left to the caller.
+        """
         if strict:
             self.check()
         fit = self.fit()
-        load(variables, fit.entries, self.tensors, **options)
+        wanted = [entry for entry in fit.entries if entry.theirs not in but]
+        load(variables, wanted, self.tensors, **options)
         report(fit, self.tensors)
         return fit
 

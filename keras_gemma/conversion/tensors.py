@@ -30,6 +30,17 @@ class Tensors(Protocol):
         ...
 
 
+class Quantized(NamedTuple):
+    """A weight that is stored as whole numbers, in the arrays of Keras's quantized layers."""
+
+    mode: str  # "int8" or "int4"
+    block: int | None  # inputs that share a scale; None: all of them
+    theirs: str
+    read: Callable[
+        [], list[np.ndarray]
+    ]  # numbers, scales; in blocks also zeros, and whose they are
+
+
 class Writable(NamedTuple):
     """A tensor to be written: its header now, its numbers when their turn comes."""
 

@@ -11,9 +11,10 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_gemma.generation.layouts import laid_out
+from keras_gemma.generation.layouts import laid_out, whole_laid_out
 from keras_gemma.layers import (
     AttentionFormula,
     BlockFormula,
@@ -26,6 +27,7 @@ from keras_gemma.layers import (
     scaled,
     soft_capped,
 )
+from keras_gemma.quantization import WholeNumbers, is_known, stored
 
 _BLOCKS = (GemmaDecoderBlock, Gemma3DecoderBlock)
 _NORMS = ("pre_attention_norm", "post_attention_norm", "pre_ffw_norm", "post_ffw_norm")
@@ -51,7 +53,7 @@ class StackArrays(NamedTuple):
 
 
 def is_plain(stack: Any) -> bool:
-    """Whether each part is the layer that this project makes, in floats, on one device."""
+    """Whether each part is the layer that this project makes, as floats or as `quantize` left it."""
     if keras.distribution.distribution() is not None:
         return False
     parts = [stack.token_embedding, stack.final_norm]
@@ -64,14 +66,15 @@ def is_plain(stack: Any) -> bool:
         norms += [getattr(block.attention, name, None) for name in _HEAD_NORMS]
         if any(type(norm) not in (RMSNormalization, type(None)) for norm in norms):
             return False
-        dense = _dense_layers(block)
+        dense = dense_layers(block)
         if any(type(layer) is not keras.layers.EinsumDense for layer in dense):
             return False
         parts += dense
-    return all(not getattr(part, "quantization_mode", None) for part in parts)
+    return all(is_known(part) for part in parts if part is not stack.final_norm)
 
 
-def _dense_layers(block):
+def dense_layers(block: Any) -> list:
+    """Queries, keys, values, attention's output; gate, its other branch, the way back."""
     attention = block.attention
     return [
         attention.query_dense,
@@ -84,38 +87,64 @@ def _dense_layers(block):
     ]
 
 
+def norms_of(block: Any) -> dict[str, Any]:
+    """The norms that a block has, by attribute of the block or its attention."""
+    holders = (block, _NORMS), (block.attention, _HEAD_NORMS)
+    return {
+        name: getattr(holder, name)
+        for holder, names in holders
+        for name in names
+        if hasattr(holder, name)
+    }
+
+
 def arrays(stack: Any) -> StackArrays:
     """The weights of a stack in the layouts of the running backend, in its compute dtype."""
-    dtype = stack.token_embedding.compute_dtype
-    table_VD = ops.cast(_value(stack.token_embedding.embeddings), dtype)
+    embedding, dtype = stack.token_embedding, stack.token_embedding.compute_dtype
+    whole = stored(embedding)
+    if whole is None:
+        table = laid_out(ops.cast(_value(embedding.embeddings), dtype), shared=True)
+    else:
+        table = whole_laid_out(whole, dtype)
     return StackArrays(
-        laid_out(table_VD, shared=True),
+        table,
         tuple(_block_arrays(block, dtype) for block in stack.blocks),
         _scale(stack.final_norm),
     )
 
 
 def _block_arrays(block, dtype):
-    query, key, value, output, gate, second, last = (
-        ops.cast(_value(layer.kernel), dtype) for layer in _dense_layers(block)
-    )
-    width = last.shape[1]
+    query, key, value, output, gate, second, last = dense_layers(block)
 
-    def by_output(kernel_NDH):
-        return ops.reshape(ops.transpose(kernel_NDH, (0, 2, 1)), (-1, width))
+    def made(*layers):
+        """The matrices of layers, one below the other."""
+        whole = joined(*map(stored, layers))
+        if whole is not None:
+            return whole_laid_out(whole, dtype)
+        return laid_out(ops.concatenate([_by_output(layer, dtype) for layer in layers]))
 
-    norms = {
-        name: _scale(getattr(holder, name))
-        for holder, names in ((block, _NORMS), (block.attention, _HEAD_NORMS))
-        for name in names
-        if hasattr(holder, name)
-    }
-    return BlockArrays(
-        laid_out(ops.concatenate([by_output(kernel) for kernel in (query, key, value)])),
-        laid_out(ops.transpose(ops.reshape(output, (-1, width)))),
-        laid_out(ops.concatenate([ops.transpose(gate), ops.transpose(second)])),
-        laid_out(ops.transpose(last)),
-        norms,
+    norms = {name: _scale(norm) for name, norm in norms_of(block).items()}
+    return BlockArrays(made(query, key, value), made(output), made(gate, second), made(last), norms)
+
+
+def _by_output(layer, dtype):
+    """A layer's weights as floats, a row per output."""
+    whole = stored(layer)
+    if whole is not None:
+        return ops.cast(whole.floats(), dtype)
+    kernel = ops.cast(_value(layer.kernel), dtype)
+    if len(kernel.shape) == 3 and layer.equation.endswith("h"):  # NDH: heads are outputs
+        return ops.reshape(ops.transpose(kernel, (0, 2, 1)), (-1, kernel.shape[1]))
+    return ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1])))
+
+
+def joined(*parts: WholeNumbers | None) -> WholeNumbers | None:
+    """Matrices one below the other, if all are quantized, and alike."""
+    if None in parts or len({(part.mode, part.block) for part in parts}) > 1:
+        return None
+    return parts[0]._replace(
+        values=np.concatenate([part.values for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
     )
 
 

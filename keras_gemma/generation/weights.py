@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from keras_gemma.generation import plan
+from keras_gemma.generation import kernel_plan, kernels, plan
 from keras_gemma.generation.compiled import changed, marks, traits
 
 
@@ -11,14 +11,15 @@ class Weights:
     """The variables as they are: any model, no memory beside them."""
 
     arrays: Any = ()  # what a program is handed beside the variables
+    traceable = True  # whether a step over them can be traced into a graph of PyTorch's operations
 
     def __init__(self, stack, variables):
         self._stack, self.variables = stack, tuple(variables)
-        self._sources = self.variables
+        self.sources = self.variables
 
     def are_of(self, variables: Iterable[Any]) -> bool:
         """Whether a model still has just these variables; LoRA adds some."""
-        return [*map(id, variables)] == [*map(id, self._sources)]
+        return [*map(id, variables)] == [*map(id, self.sources)]
 
     def stack(self, arrays):
         """The decoder stack over arrays that a program was handed."""
@@ -29,24 +30,34 @@ class Weights:
 
 
 class PlannedWeights(Weights):
-    """A copy of the layers' weights, laid out for decoding; made anew when a variable changed."""
+    """The layers' weights laid out for decoding; made anew when a variable changed.
 
-    def __init__(self, stack, variables):
+    `made_by` is a module with `arrays(stack)` and `planned(stack, arrays)`.
+    """
+
+    def __init__(self, stack, variables, made_by=plan):
         super().__init__(stack, ())
-        self._sources = tuple(variables)
-        self._marks: Any = None
+        self.sources = tuple(variables)
+        self.traceable = made_by is not kernel_plan
+        self._made_by, self._marks, self._planned = made_by, None, None
 
     def stack(self, arrays):
-        return plan.planned(self._stack, arrays)
+        if arrays is not self.arrays:  # those of a program that is being compiled
+            return self._made_by.planned(self._stack, arrays)
+        if self._planned is None:
+            self._planned = self._made_by.planned(self._stack, arrays)
+        return self._planned
 
     def refresh(self):
-        if self._marks is None or changed(self._sources, self._marks):
-            self.arrays = ()  # the old ones go before the new ones come
-            self.arrays = plan.arrays(self._stack)
-            self._marks = marks(self._sources)
+        if self._marks is None or changed(self.sources, self._marks):
+            self.arrays, self._planned = (), None  # the old ones go before the new ones come
+            self.arrays = self._made_by.arrays(self._stack)
+            self._marks = marks(self.sources)
 
 
 def weights_for(stack: Any, variables: Iterable[Any], use_plan: bool) -> Weights:
     """Planned where that is asked for, the backend tells changed weights, and the layers are plain."""
-    planned = use_plan and traits().tells_changes and plan.is_plain(stack)
-    return (PlannedWeights if planned else Weights)(stack, variables)
+    if not (use_plan and traits().tells_changes and plan.is_plain(stack)):
+        return Weights(stack, variables)
+    by_kernels = stack.token_embedding.compute_dtype in kernels.DTYPES and kernels.found().used
+    return PlannedWeights(stack, variables, kernel_plan if by_kernels else plan)

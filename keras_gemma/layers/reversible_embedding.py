@@ -40,6 +40,10 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
             return outputs
         return scaled(outputs)
 
+    def quantized_call(self, inputs, reverse=False):
+        outputs = super().quantized_call(inputs, reverse=reverse)
+        return outputs if reverse else scaled(outputs)
+
     def get_config(self):
         config = keras.layers.Layer.get_config(self)
         return {**config, "config": dataclasses.asdict(self.config)}

@@ -10,9 +10,10 @@ from keras_gemma.distribution import gemma_layout_map
 from keras_gemma.layers import Gemma3DecoderBlock, GemmaDecoderBlock, TokenPositions
 from keras_gemma.models.decoder_stack import DecoderStack
 from keras_gemma.models.preset_model import PresetBackbone
+from keras_gemma.models.quantizable import Quantizable, plain_policy, policy_of_all
 
 
-class DecoderBackbone(PresetBackbone):
+class DecoderBackbone(Quantizable, PresetBackbone):
     """What the spellings share: a functional model over one `DecoderStack`.
 
     Inputs are `token_ids` and `padding_mask`, int32 (batch, length). The mask may carry segment
@@ -23,7 +24,7 @@ class DecoderBackbone(PresetBackbone):
     block_class = GemmaDecoderBlock
 
     def __init__(self, config: GemmaConfig, dtype=None, **kwargs):
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy, form_at = plain_policy(dtype or keras.config.dtype_policy())
         stack = DecoderStack.create(config, policy, self.block_class)
         inputs = {
             name: keras.Input((None,), dtype="int32", name=name)
@@ -36,6 +37,7 @@ class DecoderBackbone(PresetBackbone):
         self.stack = stack
         for name, value in self._arguments().items():  # `backbone.num_layers`, as in KerasHub
             setattr(self, name, value)
+        self.prepare_quantized(form_at)
 
     @property
     def config(self) -> GemmaConfig:
@@ -64,7 +66,7 @@ class DecoderBackbone(PresetBackbone):
         return {
             "name": self.name,
             "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "dtype": keras.dtype_policies.serialize(policy_of_all(self)),
             **self._arguments(),
         }
 

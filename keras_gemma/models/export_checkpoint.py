@@ -7,6 +7,8 @@ from keras_gemma.arrays import fetch
 from keras_gemma.conversion.checkpoint import Source
 from keras_gemma.conversion.convert import target_format
 from keras_gemma.conversion.formats import FORMATS
+from keras_gemma.models.quantizable import quantizable_layers
+from keras_gemma.quantization import floats_of
 
 
 def export_checkpoint(
@@ -42,11 +44,19 @@ def export_checkpoint(
     backbone = getattr(model, "backbone", model)
     preprocessor = getattr(model, "preprocessor", None)
     variables = {variable.path: variable for variable in backbone.variables}
+    quantized = {
+        layer.path: layer for layer in quantizable_layers(backbone) if layer.quantization_mode
+    }
+
+    def numbers(weight):
+        layer = quantized.get(weight.rpartition("/")[0])
+        return fetch(variables[weight]) if layer is None else floats_of(layer)
+
     source = Source(
         type(backbone).__name__,
         backbone.get_config(),
         dtype or backbone.dtype_policy.variable_dtype,
-        lambda weight: fetch(variables[weight]),
+        numbers,
         preprocessor.tokenizer.proto if preprocessor is not None else None,
         8192,
         chats,

@@ -10,6 +10,7 @@ import keras
 from keras_gemma.conversion.formats import has_vocabulary, open_checkpoint
 from keras_gemma.layers import left_blank
 from keras_gemma.models.export_checkpoint import export_checkpoint
+from keras_gemma.models.quantizable import Quantizable, load_quantized
 from keras_gemma.presets import BadPresetError, PresetError, bundle, lookalikes, registry
 from keras_gemma.presets.registry import PARTS
 
@@ -46,7 +47,8 @@ class PresetModel(keras.Model):
             preset: a name or a folder.
             load_weights: whether to load the weights; without, they are drawn at random.
             dtype: of weights and computation, a name or a `keras.DTypePolicy`; the policy of
-                `keras.config` if left out.
+                `keras.config` if left out. A quantized preset stays so if it is left out, and
+                becomes floats if it is given.
             strict: whether tensors that are missing, of another shape or unknown are an error. If
                 not, what fits is loaded, the rest keeps its first values, and a warning names it.
             check_finite: whether a weight that is infinite or not a number is an error.
@@ -91,15 +93,20 @@ class PresetBackbone(PresetModel):
                 f"{preset} holds a {checkpoint.backbone}, not a {cls.__name__}. "
                 f"Call {checkpoint.backbone.replace('Backbone', '')}… instead."
             )
-        config = {**checkpoint.config, **kwargs, "dtype": dtype or keras.config.dtype_policy()}
+        # As it is stored if it is quantized and nothing else is asked for.
+        quantized = {} if dtype else dict(checkpoint.quantized)
+        usual = checkpoint.config["dtype"] if quantized else keras.config.dtype_policy()
+        config = {**checkpoint.config, **kwargs, "dtype": dtype or usual}
         if checkpoint.tensors is None:
             return cls(**config)
         fit = checkpoint.fit()
         is_whole = not (fit.missing or fit.misshapen)  # else some keep what they are drawn as
         with left_blank() if is_whole else contextlib.nullcontext():
             backbone = cls(**config)
+        names = {weight.theirs for weight in quantized.values()}
+        load_quantized(backbone, quantized)
         variables = {variable.path: variable for variable in backbone.variables}
-        checkpoint.load(variables, strict, check_finite=check_finite)
+        checkpoint.load(variables, strict, names, check_finite=check_finite)
         return backbone
 
     def save_to_preset(self, preset_dir):
@@ -114,7 +121,7 @@ class PresetBackbone(PresetModel):
         }
 
 
-class PresetTask(PresetModel):
+class PresetTask(Quantizable, PresetModel):
     """A task in a preset folder: its backbone, its preprocessor and the tokenizer's vocabulary."""
 
     backbone_class: type

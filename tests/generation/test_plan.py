@@ -7,11 +7,13 @@ from conftest import SIZES, close, loud
 from keras import ops
 
 from keras_gemma import Gemma3Backbone, Gemma3CausalLM, GemmaBackbone, GemmaCausalLM
-from keras_gemma.generation import empty_caches, weights_for
+from keras_gemma.generation import empty_caches, kernels, weights_for
 from keras_gemma.generation.compiled import traits
 from keras_gemma.generation.layouts import BFloat16Blocks, InputMajor, OutputMajor
 from keras_gemma.generation.plan import is_plain
 from keras_gemma.layers import Positions
+from keras_gemma.models.quantizable import quantizable_layers
+from keras_gemma.quantization import floats_of
 
 KINDS = {
     "multi-query": (GemmaBackbone, {"num_key_value_heads": 1}),
@@ -65,15 +67,38 @@ def continued(lm):
 @pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_computes_what_the_layers_do(kind, dtype, bound):
-    backbone = model(kind, dtype).backbone
+    # The factor of the embedding, 4, is a bfloat16, so that a float32 model has the same.
+    backbone = model(kind, dtype, hidden_dim=16).backbone
+    made, expected = logits_of_plan(backbone), passes(Stack(backbone.stack, dtype))
+    if kernels.found().used:  # their activations are float32 whatever the weights are
+        wide = model(kind, hidden_dim=16).backbone
+        for variable, rounded in zip(wide.variables, backbone.variables):
+            variable.assign(ops.cast(ops.convert_to_tensor(rounded), "float32"))
+        bound, expected = 1e-5, passes(Stack(wide.stack, "float32"))
+    close(made, expected, bound)
+
+
+def logits_of_plan(backbone):
     planned = weights_for(backbone.stack, backbone.variables, True)
     planned.refresh()
     assert planned.arrays
-    close(
-        passes(Stack(planned.stack(planned.arrays), dtype)),
-        passes(Stack(backbone.stack, dtype)),
-        bound,
-    )
+    dtype = "float32" if kernels.found().used else backbone.stack.token_embedding.compute_dtype
+    return passes(Stack(planned.stack(planned.arrays), dtype))
+
+
+@needs_plan
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_of_whole_numbers_computes_what_their_floats_do(kind, mode):
+    backbone = model(kind, hidden_dim=32).backbone
+    floats = model(kind, hidden_dim=32).backbone
+    backbone.quantize(mode)
+    for layer, quantized in zip(*map(quantizable_layers, (floats, backbone))):
+        variable = layer.embeddings if hasattr(layer, "embeddings") else layer.kernel
+        variable.assign(floats_of(quantized))
+    # The kernels round activations to 8 bits: a step is 1/127 of the largest of 32 neighbours.
+    bound = 5e-2 if kernels.found().used else 1e-5
+    close(logits_of_plan(backbone), passes(Stack(floats.stack, "float32")), bound)
 
 
 class Stack:

@@ -95,7 +95,7 @@ def open_checkpoint(folder: Path, load_weights: bool = True) -> Checkpoint:
     found = KerasHubTensors(tensors(folder), awaited)
     # Old releases don't say it, and a policy may compute in another dtype than it stores.
     config["dtype"] = stored_dtype(found.headers()) or config.get("dtype")
-    return Checkpoint(backbone, config, found, table, ignored)
+    return Checkpoint(backbone, config, found, table, ignored, found.quantized())
 
 
 def has_vocabulary(folder: Path) -> bool:

@@ -8,12 +8,13 @@ Quantized layers hold whole numbers in `vars/0` and in `vars/1`, …
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 
 from keras_gemma.conversion.dtypes import DTYPES
 from keras_gemma.conversion.keras_hub.h5_file import H5Tensors
-from keras_gemma.conversion.tensors import Stored
+from keras_gemma.conversion.tensors import Quantized, Stored
 from keras_gemma.conversion.weight_map import Entry, Shape
 from keras_gemma.presets.errors import BadPresetError
 
@@ -90,6 +91,32 @@ class KerasHubTensors:
         numbers -= zero.take(block, axis)
         numbers *= scale.take(block, axis)
         return numbers.reshape(entry.shape)
+
+    def quantized(self) -> dict[str, Quantized]:
+        """The weights that are whole numbers, by our path; `read` of them gives floats."""
+        found = {}
+        for name, entry in self._quantized.items():
+            form = self._form(name, entry)
+            if form:
+                path = entry.parts[0].path
+                found[path] = Quantized(*form, name, partial(self._parts_of, name))
+        return found
+
+    def _form(self, name, entry):
+        """`(mode, size of a block)`; none where blocks are of unlike sizes."""
+        if self._stored[name].shape == entry.shape:
+            return "int8", None
+        if _part(name, 3) not in self._stored:
+            return "int4", None
+        # The size of a block is not written down, and the last one may be shorter.
+        blocks = self._read(_part(name, 3)).astype("int64")
+        size = int((blocks == 0).sum())
+        regular = size > 0 and (blocks == np.arange(len(blocks)) // size).all()
+        return ("int4", size) if regular else None
+
+    def _parts_of(self, name):
+        parts = [part for number in range(4) if (part := _part(name, number)) in self._stored]
+        return [self._read(part) for part in parts]
 
     def _read(self, plain):
         return self._tensors.read(self._names[plain])
