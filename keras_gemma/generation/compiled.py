@@ -4,12 +4,13 @@ A `Compiler` is given the variables that functions read (`weights`) and those th
 (`states`, a sampler's random seeds), and offers three things:
 
 `program(function)`  the function, compiled as a whole where the backend can; what its argument
-                     number `donate` held is gone after a call;
+                     number `donate` held, if one is named, is gone after a call;
 `loop(while_true, step, state)`  a loop inside a program;
 `step(function)`  a function called again and again with the same shapes inside such a loop.
 
-And it tells, of the running backend, whether variables changed (`marks`, `changed`) and how it
-likes its weights (`traits`).
+And it tells, of the running backend, whether variables changed (`marks`, `changed`), how it likes
+its weights (`traits`), and how parts of an array are written
+(`write_rows`, `put_row`).
 """
 
 import functools
@@ -27,7 +28,7 @@ class Compiler:
     def __init__(self, weights, states=()):
         self.weights, self.states = tuple(weights), tuple(states)
 
-    def program(self, function: Callable, donate: int = 0) -> Callable:
+    def program(self, function: Callable, donate: int | None = None) -> Callable:
         return function
 
     def step(self, function: Callable) -> Callable:
@@ -42,11 +43,11 @@ class Compiler:
 class JaxCompiler(Compiler):
     """`jax.jit` over values: weights are arguments, so that a new value needs no new program."""
 
-    def program(self, function, donate=0):
+    def program(self, function, donate=None):
         import jax
 
         # What is donated is the state of a generation; its caches are written in place.
-        @functools.partial(jax.jit, donate_argnums=2 + donate)
+        @functools.partial(jax.jit, donate_argnums=() if donate is None else 2 + donate)
         def run(weights, states, *arguments):
             mapping = [*zip(self.weights, weights), *zip(self.states, states)]
             with keras.StatelessScope(state_mapping=mapping) as scope:
@@ -85,7 +86,7 @@ class JaxCompiler(Compiler):
 class TensorFlowCompiler(Compiler):
     """One XLA program with the loop inside; without XLA the same loop is nine times slower."""
 
-    def program(self, function, donate=0):
+    def program(self, function, donate=None):
         import tensorflow as tf
 
         return tf.function(function, jit_compile=True)
@@ -102,7 +103,7 @@ class TorchCompiler(Compiler):
     Weights are captured by reference: new values are seen, new tensors need a new compiler.
     """
 
-    def program(self, function, donate=0):
+    def program(self, function, donate=None):
         import torch
 
         return torch.inference_mode()(function)
@@ -143,6 +144,10 @@ class Traits(NamedTuple):
     tells_changes: bool  # of a variable: without that a copy of it can't be trusted
     widens_bfloat16: bool  # makes a float32 copy of a bfloat16 matrix for each product
     reads_inputs_first: bool  # multiplies one row faster by a matrix with a row per input
+    maps_blocks: (
+        bool  # makes of a loop over blocks one program that reads whole numbers as they are
+    )
+    takes_kernels: bool  # its arrays lie where keras-gemma-kernels read them
 
 
 def traits() -> Traits:
@@ -151,12 +156,14 @@ def traits() -> Traits:
     if name == "jax":
         import jax
 
-        return Traits(True, jax.default_backend() == "cpu", False)
+        on_cpu = jax.default_backend() == "cpu"
+        return Traits(True, on_cpu, False, True, on_cpu)
     if name == "torch":
         import torch
 
-        return Traits(True, False, torch.get_default_device().type == "cpu")
-    return Traits(False, False, False)
+        on_cpu = torch.get_default_device().type == "cpu"
+        return Traits(True, False, on_cpu, False, on_cpu)
+    return Traits(False, False, False, True, False)
 
 
 def marks(variables: Iterable[Any]) -> list:
@@ -171,3 +178,43 @@ def changed(variables: Iterable[Any], before: list) -> bool:
     if keras.config.backend() == "jax":
         return any(mark() is not v.value for v, mark in zip(variables, before, strict=True))
     return marks(variables) != before
+
+
+def write_rows(there_BS: Any, slot_BT: Any, new_BT: Any, real_BT: Any) -> Any:
+    """`there` with `new[b, t]` in slot `slot[b, t]` of row b, where it is real; in place if it can be.
+
+    No two tokens of a row may be given one slot.
+    """
+    new_BT = ops.cast(new_BT, there_BS.dtype)
+    (rows, slots), rest = there_BS.shape[:2], there_BS.shape[2:]
+    rows_B1 = ops.arange(rows, dtype="int32")[:, None]
+    if keras.config.backend() == "torch":
+        real_BT = ops.reshape(real_BT, (*real_BT.shape, *(1 for _ in rest)))
+        new_BT = ops.where(real_BT, new_BT, there_BS[rows_B1, slot_BT])
+        return there_BS.index_put_((rows_B1, slot_BT), new_BT)
+    if rows * slot_BT.shape[1] <= _SLICES:
+        # XLA writes a slice of what a loop carries in place.
+        for row in range(rows):
+            for token in range(slot_BT.shape[1]):
+                start = (row, slot_BT[row, token], *(0 for _ in rest))
+                old = ops.slice(there_BS, start, (1, 1, *rest))
+                new = ops.where(real_BT[row, token], new_BT[row, token][None, None], old)
+                there_BS = ops.slice_update(there_BS, start, new)
+        return there_BS
+    place_M = ops.reshape(rows_B1 * slots + slot_BT, (-1,))
+    real_M = ops.reshape(real_BT, (-1, *(1 for _ in rest)))
+    new_M = ops.reshape(new_BT, (-1, *rest))
+    there_M = ops.reshape(there_BS, (-1, *rest))
+    new_M = ops.where(real_M, new_M, ops.take(there_M, place_M, axis=0))
+    return ops.reshape(ops.scatter_update(there_M, place_M[:, None], new_M), there_BS.shape)
+
+
+_SLICES = 4  # written one by one; each is a few operations more to compile
+
+
+def put_row(there_B: Any, row: Any, new_1: Any) -> Any:
+    """`there` with the one row of `new` in place of a row; in place if it can be."""
+    if keras.config.backend() == "torch":
+        there_B[row] = new_1[0]
+        return there_B
+    return ops.slice_update(there_B, (row, *(0 for _ in there_B.shape[1:])), new_1)

@@ -1,144 +1,377 @@
-"""Generation: the prompt at once, then token after token.
+"""Generation: the prompt in chunks, then token after token.
 
-B batch, P prompt (bucketed), L longest text (bucketed), V vocabulary.
+B batch, T tokens of a chunk, L longest text (bucketed), V vocabulary.
 """
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 from keras import ops
 
-from keras_gemma.generation.compiled import compiler
-from keras_gemma.generation.kv_cache import empty_caches
+from keras_gemma import arrays
+from keras_gemma.generation import kv_cache
+from keras_gemma.generation.compiled import changed, compiler, marks, traits
+from keras_gemma.generation.drafting import NoDraft
+from keras_gemma.generation.kv_cache import FreshCache
+from keras_gemma.generation.prefix_cache import PrefixCache
+from keras_gemma.generation.prompts import chunks_of, common_prefix
+from keras_gemma.generation.state import (
+    GenerationState,
+    Request,
+    TokenRecords,
+    bucket,
+    numpy,
+    opening_state,
+)
 from keras_gemma.generation.weights import Weights
 from keras_gemma.layers import Positions
 from keras_gemma.samplers import SamplingContext
 
-
-class GenerationState(NamedTuple):
-    """All that changes while text is generated; one row per sequence."""
-
-    token_ids: Any  # int32 BL, prompt and answer, padded on the right
-    lengths: Any  # int32 B, how many of them are real
-    running: Any  # bool B, false once a row has stopped
-    caches: Any  # one per layer
-    seeds: Any  # int32 B, of the sampler
-    limits: Any  # int32 B, the length at which a row stops
-    stops: Any  # int32 n, the ids that stop a row; -1 stands for none
-    steps: Any  # int32, tokens still to be made before the program returns
+CHUNK = 512  # tokens of a prompt read at once: the scores of attention then fit beside the model
+_FIRST_SLOTS = 256  # of a cache; it grows fourfold, so that few programs serve all lengths
+_WORTH_SHARING = 32  # tokens; fewer are read with each row's own
+_FORBIDDEN = -1e30  # finite, for a product with zero must not be NaN
 
 
 class Engine:
     """Runs one model with one sampler.
 
-    It asks two things of a model, `hidden_states` and `logits`, as a `DecoderStack` has them. Three
-    compiled programs do all: `prefill`, and `advance`, by one token (a stream) or by many. The first
-    argument of each is the arrays of a plan, the second the state.
+    It asks two things of a model, `hidden_states` and `logits`, as a `DecoderStack` has them. Four
+    kinds of programs do all: one reads a chunk of a prompt, one reads the last chunk and chooses
+    the first token, one makes tokens in a loop, and one takes up caches that were kept. The first
+    argument of the former three is the arrays of a plan; the second, caches or a state, is gone
+    after a call.
+
+    Args:
+        weights: what the programs read.
+        sampler: chooses tokens.
+        config: of the model.
+        dtype: of keys and values.
+        eager: run without compiling.
+        cache: how they are remembered, one of `kv_cache.KINDS`.
+        chunk: tokens of a prompt that are read at once; what comes out is the same for each.
+        prefix_bytes: most memory for texts that are remembered for prompts that begin like them.
+        draft: proposes tokens that are checked together, of `keras_gemma.generation.drafting`.
     """
 
-    def __init__(self, weights: Weights, sampler, config, dtype: str, eager: bool = False):
-        self.weights, self.sampler, self.config, self.dtype = weights, sampler, config, dtype
-        made = compiler(weights.variables, sampler.variables, eager)
-        self._loop = made.loop
-        self._next_logits = made.step(self._next_logits)
-        self._prefill = made.program(self._prefill, donate=1)
+    def __init__(
+        self,
+        weights: Weights,
+        sampler: Any,
+        config: Any,
+        dtype: str,
+        eager: bool = False,
+        *,
+        cache: str = "full",
+        chunk: int = CHUNK,
+        prefix_bytes: int = 0,
+        draft: Any = None,
+    ):
+        self.weights, self.sampler, self.config = weights, sampler, config
+        self.chunk, self.draft = chunk, draft or NoDraft()
+        self.prefixes = PrefixCache(prefix_bytes, functools.partial(kv_cache.reaches_back, config))
+        self._marks: Any = None
+        self.dtype, self.cache = dtype, cache
+        variables = (*weights.variables, *self.draft.variables)
+        made = self._compiler = compiler(variables, sampler.variables, eager)
+        self.compile = made.program
+        if weights.traceable:
+            self._logits = made.step(self._logits)
         self._advance = made.program(self._advance, donate=1)
+        self._programs: dict[Any, Any] = {}
+
+    # --- what is called from outside ---
 
     def start(
-        self, prompts: list[list[int]], limits: list[int], stop_ids, seeds, arrange=lambda x: x
+        self, requests: list[Request], top: int | None = None, place=lambda x: x
     ) -> GenerationState:
         """Read the prompts and choose the first new token of each.
 
-        `limits` are lengths, prompt included. `arrange` places the arrays, over devices say.
+        With `top`, log-probabilities are recorded, and those of the `top` likeliest tokens too.
+        `place` puts arrays where they belong, over devices say.
         """
-        lengths = np.array([len(prompt) for prompt in prompts], "int32")
-        prompt_ids = np.zeros((len(prompts), bucket(int(lengths.max()))), "int32")
-        for row, prompt in zip(prompt_ids, prompts):
-            row[: len(prompt)] = prompt
-        slots = bucket(max(limits))
-        token_ids = np.zeros((len(prompts), slots), "int32")
-        token_ids[:, : prompt_ids.shape[1]] = prompt_ids
-        stops = np.full(max(4, len(stop_ids)), -1, "int32")
-        stops[: len(stop_ids)] = sorted(stop_ids)
-        state = GenerationState(
-            token_ids,
-            lengths,
-            lengths < np.array(limits, "int32"),
-            empty_caches(self.config, len(prompts), slots, self.dtype),
-            np.array(seeds, "int32"),
-            np.array(limits, "int32"),
-            stops,
-            np.array(0, "int32"),
+        return cast(GenerationState, [*self.starting(requests, top, place)][-1])
+
+    def starting(
+        self,
+        requests: list[Request],
+        top: int | None = None,
+        place=lambda x: x,
+        length: int = 0,
+        slots: int = 0,
+        stops: int = 0,
+    ) -> Iterator[GenerationState | None]:
+        """`start`, a chunk at a time: yields `None` after each but the last, then the state.
+
+        `length`, `slots` and `stops` are the least that texts, caches and lists of ids to stop at
+        have room for.
+        """
+        limit = max(length, *(request.limit for request in requests))
+        kv_cache.check_memory(
+            self.config, len(requests), limit, self.dtype, self.cache, arrays.memory()
         )
-        self.weights.refresh()
-        prompt_ids = arrange(ops.convert_to_tensor(prompt_ids))
-        return self._prefill(self.weights.arrays, _arranged(state, arrange), prompt_ids)
+        self._refresh()
+        state = opening_state(requests, top, place, length, stops)
+        prompts = [list(request.prompt) for request in requests]
+        longest = max(map(len, prompts)) + self.draft.length + 1
+        slots = max(slots, self.slots_for(longest, limit))
+        known, caches = self._known(prompts, slots)
+        *chunks, last = chunks_of([prompt[known:] for prompt in prompts], known, self.chunk, place)
+        for chunk in chunks:
+            caches = self._read(caches, slots, chunk)
+            yield None
+        state = state._replace(caches=caches, draft=self.draft.start(prompts, slots, place))
+        open_texts = self._program(self._open, not caches and (len(requests), slots))
+        yield open_texts(self._arrays(), state, *last)
 
     def advance(self, state: GenerationState, steps: int) -> GenerationState:
-        """Up to `steps` more tokens for each row that is running."""
-        self.weights.refresh()
-        state = state._replace(steps=ops.convert_to_tensor(steps, "int32"))
-        return self._advance(self.weights.arrays, state)
+        """Up to `steps` more steps, of a token or more, for each row that is running."""
+        self._arrays_refresh()
+        while steps > 0:
+            running, limits = numpy(state.running), numpy(state.limits)
+            if not running.any():
+                break
+            needed = np.minimum(numpy(state.lengths) + self.draft.length, limits)[running].max()
+            room = self._room(state)
+            if room is not None and needed > room:
+                slots = self.slots_for(int(needed), int(limits[running].max()))
+                state = self.with_room(state, slots)
+            state = state._replace(steps=ops.convert_to_tensor(steps, "int32"))
+            state = self._advance(self._arrays(), state)
+            steps = int(numpy(state.steps))
+        return state
 
-    def _prefill(self, arrays, state, prompt_ids):
-        stack = self.weights.stack(arrays)
-        place = ops.arange(ops.shape(prompt_ids)[1], dtype="int32")[None]
-        segment = ops.cast(place < state.lengths[:, None], "int32")
-        positions = Positions(ops.broadcast_to(place, ops.shape(prompt_ids)), segment)
-        hidden, caches = stack.hidden_states(prompt_ids, positions, state.caches)
-        last = ops.take_along_axis(hidden, (state.lengths - 1)[:, None, None], axis=1)
-        return self._chosen(state._replace(caches=caches), stack.logits(last)[:, 0])
+    def keep(self, state: GenerationState) -> None:
+        """Remember a text that is finished, for prompts that begin like it. Its state is used up."""
+        if len(state.lengths) == 1 and self._is_current():
+            length = int(numpy(state.lengths)[0])
+            ids = numpy(state.token_ids)[0, : length - 1].tolist()
+            self.prefixes.keep(ids, state.caches)
 
-    def _advance(self, arrays, state):
+    def with_room(self, state: GenerationState, slots: int) -> GenerationState:
+        """The state with at least so many slots in its caches."""
+        caches = kv_cache.grown(self.config, state.caches, slots)
+        return state._replace(caches=caches, draft=self.draft.grown(state.draft, slots))
+
+    def empty(self, rows: int, slots: int) -> tuple:
+        """Empty caches, one for each layer."""
+        return kv_cache.empty_caches(self.config, rows, slots, self.dtype, self.cache)
+
+    def slots_for(self, needed: int, limit: int) -> int:
+        """Of a cache that must hold `needed` tokens now and may come to hold `limit`."""
+        slots = _FIRST_SLOTS
+        while slots < needed:
+            slots *= 4
+        # A little more now spares a second program.
+        return bucket(limit) if bucket(limit) <= 2 * slots else slots
+
+    # --- prompts ---
+
+    def _known(self, prompts, slots):
+        """`(tokens, caches)`: how many of all prompts need not be read, and caches that hold them."""
+        if not self.prefixes.max_bytes:
+            return 0, ()
+        common = common_prefix(prompts)
+        known, caches = self.prefixes.find(common)
+        if len(prompts) > 1 and len(common) - known >= _WORTH_SHARING:
+            if known:
+                caches = self._resumed(caches, known, 1, slots)
+            for chunk in chunks_of([common[known:]], known, self.chunk):
+                caches = self._read(caches, slots, chunk)
+            known = len(common)
+            self.prefixes.keep(common, caches)
+        return known, self._resumed(caches, known, len(prompts), slots) if known else ()
+
+    def _read(self, caches, slots, chunk):
+        program = self._program(self._read_chunk, not caches and (len(chunk[0]), slots))
+        return program(self._arrays(), caches, *chunk)
+
+    def _resumed(self, caches, known, rows, slots):
+        key = "resumed", rows, slots
+        if key not in self._programs:
+
+            def resumed(caches, count_B):
+                caches = kv_cache.truncated(caches, count_B)
+                caches = kv_cache.grown(self.config, caches, slots)
+                # Those kept must stay as they are, and these will be written to.
+                return kv_cache.each(caches, lambda x: ops.copy(ops.repeat(x, rows, axis=0)))
+
+            self._programs[key] = self._compiler.program(resumed)
+        return self._programs[key](caches, ops.convert_to_tensor([known], "int32"))
+
+    def _program(self, function, fresh):
+        """The program of a function whose caches are given, or fresh ones of (rows, slots)."""
+        key = function.__name__, fresh
+        if key not in self._programs:
+            part = functools.partial(function, fresh=fresh)
+            self._programs[key] = self._compiler.program(part, donate=1)
+        return self._programs[key]
+
+    def _caches(self, caches, fresh):
+        return tuple(map(FreshCache, self.empty(*fresh))) if fresh else caches
+
+    def _read_chunk(self, found, caches, ids_BT, index_BT, segment_BT, fresh):
+        stack, positions = self.weights.stack(found[0]), Positions(index_BT, segment_BT)
+        return stack.hidden_states(ids_BT, positions, self._caches(caches, fresh))[1]
+
+    def _open(self, found, state, ids_BT, index_BT, segment_BT, fresh):
+        stack, positions = self.weights.stack(found[0]), Positions(index_BT, segment_BT)
+        caches = self._caches(state.caches, fresh)
+        hidden, caches = stack.hidden_states(ids_BT, positions, caches)
+        # Prompts stand on the right: the last token of each is the last of the chunk.
+        logits = stack.logits(hidden[:, -1:])[:, 0]
+        return self._chosen(state._replace(caches=caches), logits)[0]
+
+    # --- token after token ---
+
+    def _advance(self, found, state):
+        loop, room = self._compiler.loop, self._room(state)
+
         def goes_on(state):
-            return ops.logical_and(ops.any(state.running), state.steps > 0)
+            going = ops.logical_and(ops.any(state.running), state.steps > 0)
+            if room is None:
+                return going
+            needed = ops.minimum(state.lengths + self.draft.length, state.limits)
+            needed = ops.where(state.running, needed, 0)
+            return ops.logical_and(going, ops.all(needed <= room))
 
-        return self._loop(goes_on, lambda state: self._step(arrays, state), state)
+        def step(state):
+            return self._step(found, state)
 
-    def _step(self, arrays, state):
-        newest = ops.take_along_axis(state.token_ids, (state.lengths - 1)[:, None], axis=1)
+        def checked_step(state):
+            return self._checked_step(found, state)
+
+        if self.draft.length == 0:
+            return loop(goes_on, step, state)
+        if self.draft.always:
+            return loop(goes_on, checked_step, state)
+
+        # Two loops that take turns: a condition would copy the caches on its way.
+        def proposes(state):
+            return ops.any(ops.logical_and(state.running, self.draft.proposes(state)))
+
+        def both(state):
+            state = loop(
+                lambda s: ops.logical_and(goes_on(s), ops.logical_not(proposes(s))), step, state
+            )
+            return loop(lambda s: ops.logical_and(goes_on(s), proposes(s)), checked_step, state)
+
+        return loop(goes_on, both, state)
+
+    def _step(self, found, state):
+        newest_B1 = ops.take_along_axis(state.token_ids, (state.lengths - 1)[:, None], axis=1)
         positions = Positions(
             (state.lengths - 1)[:, None], ops.cast(state.running, "int32")[:, None]
         )
-        logits, caches = self._next_logits(arrays, newest, positions, state.caches)
-        return self._chosen(state._replace(caches=caches, steps=state.steps - 1), logits)
+        logits, caches = self._logits(found[0], newest_B1, positions, state.caches)
+        state = state._replace(caches=caches, steps=state.steps - 1)
+        return self._chosen(state, logits[:, 0])[0]
 
-    def _next_logits(self, arrays, newest, positions, caches):
-        stack = self.weights.stack(arrays)
-        hidden, caches = stack.hidden_states(newest, positions, caches)
-        return stack.logits(hidden)[:, 0], caches
+    def _checked_step(self, found, state):
+        """Tokens that the draft proposes, as far as the sampler would have chosen them itself.
 
-    def _chosen(self, state, logits):
-        context = SamplingContext(state.token_ids, state.lengths, state.seeds)
-        chosen = ops.cast(self.sampler(logits, context), "int32")
-        here = ops.arange(ops.shape(state.token_ids)[1], dtype="int32") == state.lengths[:, None]
-        here = ops.logical_and(here, state.running[:, None])
-        lengths = state.lengths + ops.cast(state.running, "int32")
-        stopped = ops.any(ops.equal(chosen[:, None], state.stops), axis=-1)
-        stopped = ops.logical_or(stopped, lengths >= state.limits)
+        The sampler's noise depends on seed and place only, so that the text is the one that would
+        have come without a draft, sampled or not.
+        """
+        state, drafts_BD, count_B = self.draft.propose(found[1], state)
+        newest_B1 = ops.take_along_axis(state.token_ids, (state.lengths - 1)[:, None], axis=1)
+        place_T = ops.arange(drafts_BD.shape[1] + 1, dtype="int32")[None]
+        count_B = ops.minimum(count_B, state.limits - state.lengths)
+        real_BT = ops.logical_and(place_T <= count_B[:, None], state.running[:, None])
+        positions = Positions((state.lengths - 1)[:, None] + place_T, ops.cast(real_BT, "int32"))
+        ids_BT = ops.concatenate([newest_B1, drafts_BD], axis=1)
+        logits_BTV, caches = self._logits(found[0], ids_BT, positions, state.caches)
+        state = state._replace(caches=caches, steps=state.steps - 1)
+        right_B = state.running
+        for place in range(ids_BT.shape[1]):
+            state, chosen_B = self._chosen(state, logits_BTV[:, place], right_B)
+            if place < drafts_BD.shape[1]:
+                right_B = ops.logical_and(right_B, ops.equal(chosen_B, drafts_BD[:, place]))
+                right_B = ops.logical_and(right_B, place < count_B)
+                right_B = ops.logical_and(right_B, state.running)
+        stored_B = state.lengths - 1
         return state._replace(
-            token_ids=ops.where(here, chosen[:, None], state.token_ids),
-            lengths=lengths,
-            running=ops.logical_and(state.running, ops.logical_not(stopped)),
+            caches=kv_cache.truncated(state.caches, stored_B),
+            draft=self.draft.truncated(state.draft, stored_B),
         )
 
+    def _logits(self, found, ids_BT, positions, caches):
+        stack = self.weights.stack(found)
+        hidden, caches = stack.hidden_states(ids_BT, positions, caches)
+        return stack.logits(hidden), caches
 
-def _arranged(state, arrange):
-    """The state as tensors, each passed through `arrange`."""
+    def _chosen(self, state, logits_BV, going_B=None):
+        """The state with one more token in the rows that are going, and what was chosen for each."""
+        going_B = state.running if going_B is None else going_B
+        context = SamplingContext(
+            state.token_ids, state.lengths, state.seeds, state.prompt_lengths, state.settings
+        )
+        possible_BV = logits_BV
+        if not isinstance(state.allowed, tuple):
+            possible_BV = ops.where(
+                _bits(state.allowed, logits_BV.shape[-1]), logits_BV, _FORBIDDEN
+            )
+        chosen_B = ops.cast(self.sampler(possible_BV, context), "int32")
+        here_BL = ops.arange(state.token_ids.shape[1], dtype="int32") == state.lengths[:, None]
+        here_BL = ops.logical_and(here_BL, going_B[:, None])
+        lengths_B = state.lengths + ops.cast(going_B, "int32")
+        stopped_B = ops.any(ops.equal(chosen_B[:, None], state.stops), axis=-1)
+        stopped_B = ops.logical_or(stopped_B, lengths_B >= state.limits)
+        stopped_B = ops.logical_and(stopped_B, going_B)
+        state = state._replace(
+            token_ids=ops.where(here_BL, chosen_B[:, None], state.token_ids),
+            lengths=lengths_B,
+            running=ops.logical_and(state.running, ops.logical_not(stopped_B)),
+            records=state.records and _recorded(state.records, here_BL, logits_BV, chosen_B),
+        )
+        return state, chosen_B
 
-    def place(x):
-        return arrange(ops.convert_to_tensor(x))
+    # --- sizes, and weights that change ---
 
-    caches = tuple(type(cache)(*map(place, cache)) for cache in state.caches)
-    return GenerationState(*(caches if part is state.caches else place(part) for part in state))
+    def _room(self, state):
+        """Tokens for which all caches have room; `None` where there is no end to it."""
+        rooms = [kv_cache.capacity(self.config, state.caches), self.draft.room(state.draft)]
+        return min((room for room in rooms if room is not None), default=None)
+
+    def _arrays(self):
+        return self.weights.arrays, self.draft.arrays
+
+    def _arrays_refresh(self):
+        self.weights.refresh()
+        self.draft.refresh()
+
+    def _refresh(self):
+        self._arrays_refresh()
+        if not self._is_current():
+            self.prefixes.clear()
+            self._marks = marks(self.weights.sources) if traits().tells_changes else None
+
+    def _is_current(self):
+        """Whether what was kept is of the weights as they are."""
+        return self._marks is not None and not changed(self.weights.sources, self._marks)
 
 
-def bucket(length: int) -> int:
-    """The next length that programs are compiled for: powers of two, then steps of 256.
+def _bits(words_BW, width):
+    """bool BV: bit v % 32 of word v // 32."""
+    token_V = ops.arange(width, dtype="int32")
+    word_BV = ops.take(words_BW, token_V // 32, axis=1)
+    return (ops.right_shift(word_BV, token_V % 32) & 1) > 0
 
-    >>> [bucket(n) for n in (1, 17, 1000, 1025)]
-    [16, 32, 1024, 1280]
-    """
-    if length > 1024:
-        return -(-length // 256) * 256
-    return max(16, 1 << (length - 1).bit_length())
+
+def _recorded(records, here_BL, logits_BV, chosen_B):
+    """The records with what the model, whatever was then chosen from it, thought of a token."""
+    logits_BV = ops.cast(logits_BV, "float32")
+    log_probs_BV = logits_BV - ops.logsumexp(logits_BV, axis=-1, keepdims=True)
+    of_chosen_B1 = ops.take_along_axis(log_probs_BV, chosen_B[:, None], axis=1)
+    log_probs = ops.where(here_BL, of_chosen_B1, records.log_probs)
+    if not (top := records.top_ids.shape[-1]):
+        return records._replace(log_probs=log_probs)
+    best, ids = ops.top_k(log_probs_BV, k=top)
+    here_BL1 = here_BL[:, :, None]
+    return TokenRecords(
+        log_probs,
+        ops.where(here_BL1, ops.cast(ids, "int32")[:, None], records.top_ids),
+        ops.where(here_BL1, best[:, None], records.top_log_probs),
+    )

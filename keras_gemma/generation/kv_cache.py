@@ -3,20 +3,28 @@
 B batch, T new tokens, S slots, K key heads, H head width.
 """
 
+import bisect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import ml_dtypes  # noqa: F401  (so that NumPy knows "bfloat16")
+import numpy as np
 from keras import ops
 
 from keras_gemma.config import GemmaConfig
+from keras_gemma.generation import ring
 from keras_gemma.layers import Positions
+
+# What a ring holds beyond its window. That many tokens can be taken back, and one more read at once,
+# before anything that a query may look at is overwritten.
+SLACK = 8
 
 
 class KVCache(NamedTuple):
     """Keys and values of a layer's last S tokens, each row a ring of its own.
 
-    Token number n of a row lies in slot n mod S. Padding takes no slot. A layer that sees all
-    gets as many slots as there will ever be tokens, so that nothing is overwritten; a windowed
-    layer needs its window only.
+    Padding takes no slot. A layer that sees all gets as many slots as there will ever be tokens,
+    so that nothing is overwritten; a windowed layer needs little more than its window.
     """
 
     keys: Any  # BSKH
@@ -28,71 +36,190 @@ class KVCache(NamedTuple):
     def extend(self, keys_BTKH, values_BTKH, positions: Positions):
         """Add new tokens. Returns what they attend to, and the cache that remembers them.
 
-        `(keys, values, Positions of those, cache)`. The two differ for several tokens at once: the
-        first of them may still need a slot that the last will take.
+        `(keys, values, Positions of those, cache)`. This cache itself may be written to.
         """
-        new = (keys_BTKH, values_BTKH, positions.index, positions.segment)
-        kept = self._with_one(new) if keys_BTKH.shape[1] == 1 else self._with_many(new)
-        if keys_BTKH.shape[1] == 1:  # only the slot that falls out of every window is lost
-            return kept.keys, kept.values, Positions(kept.index, kept.segment), kept
-        keys, values, index, segment = (
-            ops.concatenate([old, ops.cast(added, old.dtype)], axis=1)
-            for old, added in zip(self[:4], new)
-        )
-        return keys, values, Positions(index, segment), kept
+        return _extended(self, keys_BTKH, values_BTKH, positions)
 
-    def _with_one(self, new):
-        slots = self.keys.shape[1]
-        rows_B = ops.arange(ops.shape(self.stored)[0], dtype="int32")
-        slot_B = ops.mod(self.stored, slots)
-        places = ops.stack([rows_B, slot_B], axis=1)
-        real_B1 = new[3] > 0
+    def packed(self, keys, values):
+        """Keys and values as they are kept."""
+        return ops.cast(keys, self.keys.dtype), ops.cast(values, self.values.dtype)
 
-        def put(old, added):
-            shape = (-1,) + (1,) * (len(old.shape) - 1)
-            here = ops.take_along_axis(old, ops.reshape(slot_B, shape), axis=1)
-            added = ops.where(ops.reshape(real_B1, shape), ops.cast(added, old.dtype), here)
-            return ops.scatter_update(old, places, added[:, 0])
+    def unpacked(self, dtype):
+        """All keys and values that are kept, as attention reads them."""
+        return ops.cast(self.keys, dtype), ops.cast(self.values, dtype)
 
-        real_B = ops.cast(real_B1[:, 0], "int32")
-        return KVCache(*(put(*pair) for pair in zip(self[:4], new)), self.stored + real_B)
 
-    def _with_many(self, new):
-        slots, tokens = self.keys.shape[1], new[0].shape[1]
-        real_BT = ops.cast(new[3] > 0, "int32")
-        stored_B = self.stored + ops.sum(real_BT, axis=1)
-        # Where in the chunk its 1st, 2nd, … real token stands: padding is sorted behind.
-        place_T = ops.arange(tokens, dtype="int32")
-        order_BT = ops.argsort(place_T + tokens * (1 - real_BT), axis=1)
-        # A slot keeps the newest token whose number is the slot's, modulo the slots.
-        newest_B1 = stored_B[:, None] - 1
-        number_BS = newest_B1 - ops.mod(newest_B1 - ops.arange(slots, dtype="int32"), slots)
-        rank_BS = number_BS - self.stored[:, None]
-        fresh_BS = rank_BS >= 0
-        source_BS = ops.take_along_axis(
-            ops.cast(order_BT, "int32"), ops.clip(rank_BS, 0, tokens - 1), axis=1
+class Int8KVCache(NamedTuple):
+    """`KVCache` in a quarter of float32's memory: whole numbers, and a scale per token and head."""
+
+    keys: Any  # int8 BSKH
+    values: Any  # int8 BSKH
+    key_scales: Any  # float32 BSK1
+    value_scales: Any  # float32 BSK1
+    index: Any
+    segment: Any
+    stored: Any
+
+    extend = KVCache.extend
+
+    def packed(self, keys, values):
+        (keys, key_scales), (values, value_scales) = _rounded(keys), _rounded(values)
+        return keys, values, key_scales, value_scales
+
+    def unpacked(self, dtype):
+        pairs = (self.keys, self.key_scales), (self.values, self.value_scales)
+        return tuple(
+            ops.cast(ops.cast(whole, "float32") * scales, dtype) for whole, scales in pairs
         )
 
-        def put(old, added):
-            shape = (-1, slots) + (1,) * (len(old.shape) - 2)
-            chosen = ops.take_along_axis(added, ops.reshape(source_BS, shape), axis=1)
-            return ops.where(ops.reshape(fresh_BS, shape), ops.cast(chosen, old.dtype), old)
 
-        return KVCache(*(put(*pair) for pair in zip(self[:4], new)), stored_B)
+class FreshCache(NamedTuple):
+    """A cache that is known to be empty: the first tokens have only each other to look at."""
+
+    cache: Any
+
+    def extend(self, keys_BTKH, values_BTKH, positions: Positions):
+        parts = self.cache.packed(keys_BTKH, values_BTKH)
+        kept = _with(self.cache, parts, positions)
+        # As they will be remembered, so that it doesn't matter where a prompt is cut in two.
+        seen = type(self.cache)(*parts, *positions, kept.stored)
+        return *seen.unpacked(keys_BTKH.dtype), positions, kept
 
 
-def empty_caches(config: GemmaConfig, batch: int, slots: int, dtype: str) -> tuple[KVCache, ...]:
-    """One empty cache per layer: `slots` tokens, or the layer's window where that is shorter."""
+def _extended(cache, keys_BTKH, values_BTKH, positions):
+    parts, seen = cache.packed(keys_BTKH, values_BTKH), None
+    if keys_BTKH.shape[1] > SLACK + 1:
+        # The first of many may still need a slot that the last will take, maybe in place.
+        both = [ops.concatenate(pair, axis=1) for pair in zip(cache[:-1], (*parts, *positions))]
+        seen = type(cache)(*both, cache.stored)
+    kept = _with(cache, parts, positions)
+    seen = seen or kept
+    return *seen.unpacked(keys_BTKH.dtype), Positions(seen.index, seen.segment), kept
+
+
+def _with(cache, parts, positions):
+    arrays, stored_B = ring.added(
+        cache[:-1], (*parts, *positions), cache.stored, positions.segment > 0
+    )
+    return type(cache)(*arrays, stored_B)
+
+
+def _rounded(x_BTKH):
+    """`(int8 BTKH, scales BTK1)`, the largest of each head at 127."""
+    x_BTKH = ops.cast(x_BTKH, "float32")
+    scales_BTK1 = ops.max(ops.abs(x_BTKH), axis=-1, keepdims=True) / 127
+    whole_BTKH = ops.round(x_BTKH / ops.maximum(scales_BTK1, 1e-30))
+    return ops.cast(whole_BTKH, "int8"), scales_BTK1
+
+
+# --- the caches of all layers ---
+
+KINDS = ("full", "int8")
+
+
+def empty_caches(
+    config: GemmaConfig, batch: int, slots: int, dtype: str, kind: str = "full"
+) -> tuple[Any, ...]:
+    """One empty cache per layer: `slots` tokens, or a window and a little where that is shorter."""
 
     def empty(rules):
-        size = slots if rules.window is None else min(slots, rules.window)
+        size = slots if rules.window is None else min(slots, rules.window + SLACK)
         shape = (batch, size, rules.num_key_value_heads, rules.head_dim)
-        return KVCache(
-            keys=ops.zeros(shape, dtype),
-            values=ops.zeros(shape, dtype),
-            index=ops.zeros((batch, size), "int32"),
-            segment=ops.full((batch, size), -1, dtype="int32"),
-            stored=ops.zeros((batch,), "int32"),
+        places = (
+            ops.zeros((batch, size), "int32"),
+            ops.full((batch, size), -1, dtype="int32"),
+            ops.zeros((batch,), "int32"),
         )
+        if kind == "full":
+            return KVCache(ops.zeros(shape, dtype), ops.zeros(shape, dtype), *places)
+        whole, scales = (shape, "int8"), ((*shape[:-1], 1), "float32")
+        return Int8KVCache(*(ops.zeros(*made) for made in (whole, whole, scales, scales)), *places)
 
     return tuple(empty(config.attention_rules(layer)) for layer in range(config.num_layers))
+
+
+def check_memory(
+    config: GemmaConfig, batch: int, slots: int, dtype: str, kind: str, memory: int | None
+) -> None:
+    """An error where caches of so many tokens would not fit into `memory` bytes at all."""
+
+    def size(slots):
+        total = 0
+        for layer in range(config.num_layers):
+            rules = config.attention_rules(layer)
+            tokens = slots if rules.window is None else min(slots, rules.window + SLACK)
+            scales = 4 if kind == "int8" else 0
+            width = np.dtype("int8" if kind == "int8" else dtype).itemsize
+            head = 2 * (rules.head_dim * width + scales)
+            total += tokens * (rules.num_key_value_heads * head + 2 * 4)
+        return total * batch
+
+    if memory is None or size(slots) <= memory:
+        return
+    fits = bisect.bisect_right(range(slots), memory, key=size) - 1
+    raise MemoryError(
+        f"Keys and values of {batch} texts of {slots} tokens take {size(slots) / 1e9:.1f} GB, and "
+        f"the device has {memory / 1e9:.1f} GB in all: texts of {fits} tokens would fit. Lower "
+        'max_length or max_new_tokens, ask for fewer texts at once, or compile(cache="int8").'
+    )
+
+
+def capacity(config: GemmaConfig, caches: tuple) -> int | None:
+    """Tokens that every layer can hold as it must; `None` where all layers are rings by now."""
+    sizes = []
+    for layer, cache in enumerate(caches):
+        window, slots = config.attention_rules(layer).window, cache.keys.shape[1]
+        if window is None or slots < window + SLACK:
+            sizes.append(slots)
+    return min(sizes, default=None)
+
+
+def grown(config: GemmaConfig, caches: tuple, slots: int) -> tuple:
+    """The same caches with room for `slots` tokens. None of them may have gone round yet."""
+
+    def one(layer, cache):
+        window = config.attention_rules(layer).window
+        wanted = slots if window is None else min(slots, window + SLACK)
+        more = wanted - cache.keys.shape[1]
+        if more <= 0:
+            return cache
+
+        def padded(x, value):
+            width = [[0, 0], [0, more], *([0, 0] for _ in x.shape[2:])]
+            return ops.pad(x, width, constant_values=value)
+
+        *parts, segment, stored = cache
+        return type(cache)(*(padded(x, 0) for x in parts), padded(segment, -1), stored)
+
+    return tuple(one(*pair) for pair in enumerate(caches))
+
+
+def truncated(caches: tuple, count_B: Any) -> tuple:
+    """The caches as they were when only the first `count_B` tokens of each row were stored.
+
+    A ring must not have lost what those tokens look at: see `reaches_back`.
+    """
+
+    def one(cache):
+        number_BS = ring.numbers(cache.stored[:, None] - 1, cache.segment.shape[1])
+        segment_BS = ops.where(number_BS < count_B[:, None], cache.segment, -1)
+        stored_B = ops.minimum(cache.stored, count_B)
+        return cache._replace(segment=segment_BS, stored=stored_B)
+
+    return tuple(one(cache) for cache in caches)
+
+
+def reaches_back(config: GemmaConfig, caches: tuple, stored: int, count: int) -> bool:
+    """Whether caches that hold `stored` tokens still know all that the first `count` need."""
+    for layer, cache in enumerate(caches):
+        window, slots = config.attention_rules(layer).window, cache.keys.shape[1]
+        oldest = max(0, stored - slots)
+        needed = 0 if window is None else max(0, count - window + 1)
+        if oldest > needed:
+            return False
+    return True
+
+
+def each(caches: tuple, change: Callable[[Any], Any]) -> tuple:
+    """Every array of every cache, changed."""
+    return tuple(type(cache)(*map(change, cache)) for cache in caches)

@@ -3,6 +3,7 @@
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.causal_lm import Gemma3CausalLM, GemmaCausalLM
 from keras_gemma.models.chat import Chat
+from keras_gemma.models.continuous_batcher import ContinuousBatcher
 from keras_gemma.models.export_checkpoint import export_checkpoint
 from keras_gemma.text import (
     Gemma3CausalLMPreprocessor,
@@ -13,6 +14,7 @@ from keras_gemma.text import (
 
 __all__ = [
     "Chat",
+    "ContinuousBatcher",
     "Gemma3Backbone",
     "Gemma3CausalLM",
     "Gemma3CausalLMPreprocessor",

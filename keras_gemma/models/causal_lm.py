@@ -7,7 +7,9 @@ from typing import Any
 import keras
 
 from keras_gemma import samplers
+from keras_gemma.generation import CACHES
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
+from keras_gemma.models.draft import check_draft
 from keras_gemma.models.fit_data import is_text, is_tf_dataset, split, to_batches
 from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
@@ -80,6 +82,9 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         weighted_metrics: Any = "auto",
         sampler: Any = "greedy",
         plan: str = "auto",
+        cache: str = "full",
+        prefix_bytes: int | None = None,
+        draft: Any = None,
         **kwargs: Any,
     ) -> None:
         """Choose how to train and how to sample; every default is ready to use.
@@ -95,6 +100,15 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             plan: how generation reads the weights. `"auto"` keeps a copy of the layers' weights in
                 the layout that the backend reads fastest, made at the first `generate` and anew
                 after they changed; `"none"` reads the variables, and needs no memory beside them.
+            cache: how keys and values of a text are remembered: `"full"`, as they are, or
+                `"int8"`, in half the memory of bfloat16 and a quarter of float32's.
+            prefix_bytes: most memory for texts that are remembered after they ended, so that a
+                prompt that begins like one of them (the next turn of a chat, a system text) is
+                read from where it differs. `None` is an eighth of the weights', 0 none.
+            draft: what guesses tokens, to be checked several at once: `"prompt_lookup"`, for
+                answers that repeat parts of their prompt, or a smaller `GemmaCausalLM` with the
+                same tokenizer. The text is the same, drawn or not; whether it comes faster depends
+                on how much of it is guessed. Not saved with the model, if it is one.
             **kwargs: as in `keras.Model.compile`.
         """
         if isinstance(optimizer, str) and optimizer == "auto":
@@ -114,10 +128,21 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         self._reports_tokens = automatic_metrics and self._automatic_loss
         # Logits are made only where somebody asked for them.
         self._trains_on_hidden_states = self._reports_tokens and not kwargs.get("metrics")
-        if plan not in PLANS:
-            raise ValueError(f"plan must be one of {', '.join(PLANS)}, not {plan!r}.")
-        self.sampler, self.plan = samplers.get(sampler), plan
-        self._generation_engine = None  # it is built for one sampler and one plan
+        for name, value, known in (("plan", plan, PLANS), ("cache", cache, CACHES)):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+        if prefix_bytes is not None and not prefix_bytes >= 0:
+            raise ValueError(f"prefix_bytes must be 0 or more, or None, not {prefix_bytes!r}.")
+        self.sampler, self.plan, self.cache = samplers.get(sampler), plan, cache
+        check_draft(draft)
+        self.prefix_bytes = prefix_bytes
+        self._get_draft = lambda: draft  # as an attribute, Keras would make it a part of this model
+        self._generation_engine = None  # it is built for one sampler, plan and cache
+
+    @property
+    def draft(self) -> Any:
+        """What guesses tokens, as `compile` was given it."""
+        return self._get_draft()
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -125,7 +150,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             config["loss"] = "auto"
         if self._reports_tokens:
             config["weighted_metrics"] = "auto"
-        config["plan"] = self.plan
+        config |= {"plan": self.plan, "cache": self.cache, "prefix_bytes": self.prefix_bytes}
+        config["draft"] = self.draft if isinstance(self.draft, str) else None
         config["sampler"] = keras.saving.serialize_keras_object(self.sampler)
         return {**config, "has_trained": self.optimizer.built}
 

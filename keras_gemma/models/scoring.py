@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_gemma.layers import TokenPositions
+from keras_gemma.models.generation_requests import check_vocabulary
 from keras_gemma.models.token_loss import log_probabilities
 
 # Texts are read this many at a time, so that their logits fit beside the model.
@@ -67,7 +68,7 @@ class Scoring:
     def _score_texts(self, texts):
         rows = [self._encode(text) for text in texts]
         for row in rows:
-            self._check_vocabulary(row)
+            check_vocabulary(self, row)
         scores = [None] * len(rows)
         # Rows of like length stand together, and little is padded.
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))

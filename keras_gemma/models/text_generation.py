@@ -2,18 +2,34 @@
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_gemma.generation import Engine, StopStrings, end_ids, text_pieces, weights_for
+from keras_gemma.arrays import nbytes
+from keras_gemma.generation import (
+    Engine,
+    Run,
+    StopStrings,
+    TokenLogProb,
+    text_pieces,
+    weights_for,
+)
+from keras_gemma.models.draft import draft_for
 from keras_gemma.models.fit_data import is_text, is_tf_dataset
-from keras_gemma.samplers import row_seeds
+from keras_gemma.models.generation_requests import requests_for, tokenizer_of
 
 # Tokens made between two looks at the text, when stop strings must be searched for.
 _STRIDE = 8
+
+
+class GeneratedText(NamedTuple):
+    """A text, and what the model thought of each token that was made for it."""
+
+    text: str
+    log_probs: list[TokenLogProb]
 
 
 class TextGeneration:
@@ -28,7 +44,9 @@ class TextGeneration:
         *,
         max_new_tokens: int | None = None,
         stop: str | Sequence[str] = (),
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        constraint: Any = None,
+        log_probs: int | None = None,
     ) -> Any:
         """Continue each prompt until it stops by itself or is long enough.
 
@@ -42,10 +60,15 @@ class TextGeneration:
             strip_prompt: return the new text only.
             max_new_tokens: most tokens to add to a prompt.
             stop: strings that end a text; they are not part of the result.
-            seed: of the sampler's draws; the same seed gives the same text.
+            seed: of the sampler's draws; the same seed gives the same text. One for each prompt,
+                or one from which each prompt's own is made.
+            constraint: of `keras_gemma.constraints`; what is made obeys it.
+            log_probs: return the log-probability of each token that was made, and those of so
+                many of the likeliest in its place. They are the model's, before any sampling.
 
         Returns:
-            What came in: a string, a list of strings, or a dict of arrays.
+            What came in: a string, a list of strings, or a dict of arrays; with `log_probs` a
+            `GeneratedText` for each string.
 
         Raises:
             ValueError: a prompt doesn't fit `max_length`, an id is outside the vocabulary.
@@ -54,27 +77,41 @@ class TextGeneration:
         keywords = {
             "max_length": max_length,
             "stop_token_ids": stop_token_ids,
-            "strip_prompt": strip_prompt,
             "max_new_tokens": max_new_tokens,
             "stop": stop,
             "seed": seed,
+            "constraint": constraint,
         }
         if is_tf_dataset(inputs):
             return _joined(
-                [self.generate(batch, **keywords) for batch in inputs.as_numpy_iterator()]
+                [
+                    self.generate(batch, strip_prompt=strip_prompt, log_probs=log_probs, **keywords)
+                    for batch in inputs.as_numpy_iterator()
+                ]
             )
         if isinstance(inputs, Mapping) and "token_ids" in inputs:
-            return self._generate_arrays(inputs, **keywords)
+            if log_probs is not None:
+                raise ValueError("log_probs comes with texts; of arrays, score gives them.")
+            return self._generate_arrays(inputs, strip_prompt=strip_prompt, **keywords)
         if isinstance(inputs, Mapping) and "prompts" in inputs:
             inputs = inputs["prompts"]
         texts, single = _strings(inputs)
-        del keywords["strip_prompt"]
         prompts = [self._encode(text) for text in texts]
-        answers = [
-            self._decode(ids, StopStrings(stop)) for ids in self._generate_rows(prompts, **keywords)
-        ]
+        run = self._run(prompts, top=_top(self, log_probs), **keywords)
+        answers: list[Any] = [""] * len(texts)
+        if run is not None:
+            answers = [
+                self._decode(run.new_ids(row), StopStrings(stop)) for row in range(len(texts))
+            ]
         if not strip_prompt:
             answers = [text + answer for text, answer in zip(texts, answers)]
+        if log_probs is not None:
+            answers = [
+                GeneratedText(text, run.log_probs(row) if run else [])
+                for row, text in enumerate(answers)
+            ]
+        if run is not None:
+            run.close()
         return answers[0] if single else answers
 
     def stream(self, prompt: str, max_length: int | None = None, **keywords: Any) -> Iterator[str]:
@@ -99,135 +136,75 @@ class TextGeneration:
 
     def stream_ids(self, token_ids: Sequence[int], **keywords: Any) -> Iterator[int]:
         """Yield the ids that continue `token_ids`, as they are made."""
-        prompt = _checked(token_ids)
         # Bad arguments are told here, not at the first piece.
-        state = self._start([prompt], **keywords)
-        return self._stream_rows(prompt, state)
+        return _ids_of(self._start([_checked(token_ids)], **keywords))
 
     # --- one level down: rows of ids ---
 
-    def _stream_rows(self, prompt, state):
-        made = len(prompt)
-        while state is not None:
-            lengths, running = _numpy(state.lengths), _numpy(state.running)
-            yield from _numpy(state.token_ids)[0, made : lengths[0]].tolist()
-            made = lengths[0]
-            if not running[0]:
-                return
-            state = self._engine().advance(state, 1)
-
-    def _generate_rows(self, prompts, stop=(), **keywords):
+    def _generate_rows(self, prompts, **keywords):
         """The new ids of each prompt."""
-        state = self._start(prompts, **keywords)
-        if state is None:
+        run = self._run(prompts, **keywords)
+        if run is None:
             return [[] for _ in prompts]
-        engine, steps = self._engine(), int(_numpy(state.limits).max())
-        while _numpy(state.running).any():
-            state = engine.advance(state, _STRIDE if stop else steps)
+        ids = [run.new_ids(row) for row in range(len(prompts))]
+        run.close()
+        return ids
+
+    def _run(self, prompts, stop=(), **keywords):
+        """The run of all prompts, at its end; `None` where there is nothing to add."""
+        run = self._start(prompts, **keywords)
+        while run is not None and run.is_running:
+            run.advance(_STRIDE if stop else max(request.limit for request in run.requests))
             if stop:
-                done = [self._stopped(row, stop) for row in _new_ids(state, prompts)]
-                running = _numpy(state.running) & ~np.array(done)
-                state = state._replace(running=ops.convert_to_tensor(running))
-        return _new_ids(state, prompts)
+                run.stop(
+                    np.array([self._stopped(run.new_ids(i), stop) for i in range(len(prompts))])
+                )
+        return run
 
     def _stopped(self, ids, stop):
         stops = StopStrings(stop)
         self._decode(ids, stops)
         return stops.found
 
-    def _start(
-        self, prompts, max_length=None, stop_token_ids="auto", max_new_tokens=None, seed=None
-    ):
-        """The state after the first new token; `None` where there is nothing to add."""
-        limits = self._limits(prompts, max_length, max_new_tokens)
-        for prompt in prompts:
-            self._check_vocabulary(prompt)
-        stop_ids = self._stop_ids(stop_token_ids)
-        if not prompts or all(limit <= len(prompt) for limit, prompt in zip(limits, prompts)):
+    def _start(self, prompts, top=None, **keywords):
+        """A run after its first new token; `None` where there is nothing to add."""
+        requests = requests_for(self, prompts, **keywords)
+        if all(request.limit <= len(request.prompt) for request in requests):
             return None
-        seeds = row_seeds(self._seed(seed), len(prompts))
-        if not self._engine().weights.are_of(self.backbone.variables):
-            self._generation_engine = None
-        return self._engine().start(prompts, limits, stop_ids, seeds, _on_devices)
+        return Run(self._engine(), requests, top, _on_devices)
 
     def _engine(self):
         """The engine of this model and its sampler; built when first asked for."""
         # While `fit` runs, Keras on JAX holds the weights apart; a callback may well be asking.
         if hasattr(self, "jax_state_sync"):
             self.jax_state_sync()
-        if self._generation_engine is None:
+        variables = self.backbone.variables
+        engine = self._generation_engine
+        if engine is None or not engine.weights.are_of(variables):
             self._generation_engine = Engine(
-                weights_for(self.backbone.stack, self.backbone.variables, self.plan == "auto"),
+                weights_for(self.backbone.stack, variables, self.plan == "auto"),
                 self.sampler,
                 self.backbone.config,
                 self.compute_dtype,
                 eager=self.run_eagerly,
+                cache=self.cache,
+                prefix_bytes=self.prefix_cache_bytes(),
+                draft=draft_for(self),
             )
         return self._generation_engine
 
-    def _seed(self, seed):
-        if seed is None:
-            seed = getattr(self.sampler, "seed", None)
-        if isinstance(seed, keras.random.SeedGenerator):
-            seed = seed.next()[1]
-        if seed is None:  # follows keras.utils.set_random_seed
-            seed = keras.random.randint((), 0, 2**31 - 1)
-        return int(ops.convert_to_numpy(seed)) & 0x7FFFFFFF
-
-    def _limits(self, prompts, max_length, max_new_tokens):
-        max_length = _count("max_length", max_length, 1)
-        max_new_tokens = _count("max_new_tokens", max_new_tokens, 0)
-        if max_length is None and max_new_tokens is None:
-            if self.preprocessor is None:
-                raise ValueError(
-                    "How long a text may get is unknown: pass max_length or max_new_tokens, or "
-                    "attach a preprocessor, which has a sequence_length."
-                )
-            max_length = self.preprocessor.sequence_length
-        limits = []
-        for prompt in prompts:
-            if not prompt:
-                raise ValueError("A prompt has no token; it needs one at least, `<bos>` say.")
-            if max_length is not None and len(prompt) > max_length:
-                raise ValueError(
-                    f"A prompt of {len(prompt)} tokens does not fit max_length={max_length}. "
-                    "Raise max_length, or shorten the prompt."
-                )
-            longest = len(prompt) + max_new_tokens if max_new_tokens is not None else max_length
-            limits.append(longest if max_length is None else min(longest, max_length))
-        return limits
-
-    def _check_vocabulary(self, prompt):
-        size = self.backbone.config.vocabulary_size
-        for token in prompt:
-            if not 0 <= token < size:
-                raise ValueError(
-                    f"Id {token} is outside the vocabulary of {size}: 0 to {size - 1}."
-                )
-
-    def _stop_ids(self, stop_token_ids):
-        if stop_token_ids is None:
-            return set()
-        if isinstance(stop_token_ids, str):
-            if stop_token_ids != "auto":
-                raise ValueError(
-                    f'stop_token_ids must be "auto", None or ids, not {stop_token_ids!r}.'
-                )
-            return end_ids(self._tokenizer('stop_token_ids="auto"'))
-        return {operator.index(token) for token in stop_token_ids}
+    def prefix_cache_bytes(self) -> int:
+        """Bytes that texts may take which are remembered after they ended."""
+        if keras.distribution.distribution() is not None:
+            return 0  # what is kept of one text doesn't lie as a batch of them has to
+        if self.prefix_bytes is not None:
+            return self.prefix_bytes
+        return sum(map(nbytes, self.backbone.variables)) // 8
 
     # --- text ---
 
-    def _tokenizer(self, use):
-        if self.preprocessor is None:
-            raise ValueError(
-                f"{use} needs a preprocessor, and this model has none (preprocessor=None). Attach "
-                "one, or work with ids: inputs={'token_ids', 'padding_mask'} and stop_token_ids."
-            )
-        return self.preprocessor.tokenizer
-
     def _encode(self, text):
-        ids = self._tokenizer("A prompt of text")(text).tolist()
+        ids = tokenizer_of(self, "A prompt of text")(text).tolist()
         if self.preprocessor.add_start_token:
             ids.insert(0, self.preprocessor.tokenizer.start_token_id)
         return ids
@@ -236,7 +213,7 @@ class TextGeneration:
         return "".join(self._pieces(ids, stops))
 
     def _pieces(self, ids, stops):
-        return text_pieces(self._tokenizer("Text"), ids, stops)
+        return text_pieces(tokenizer_of(self, "Text"), ids, stops)
 
     # --- arrays ---
 
@@ -258,30 +235,38 @@ class TextGeneration:
         return out
 
 
+def _ids_of(run):
+    """The ids of the one text of a run, as they are made."""
+    if run is None:
+        return
+    try:
+        given = 0
+        while True:
+            ids = run.new_ids(0, given)
+            yield from ids
+            given += len(ids)
+            if not run.is_running:
+                return
+            run.advance(1)
+    finally:
+        run.close()
+
+
+def _top(model, log_probs):
+    if log_probs is None:
+        return None
+    most = model.backbone.config.vocabulary_size
+    if isinstance(log_probs, bool) or not 0 <= operator.index(log_probs) <= most:
+        raise ValueError(f"log_probs must be a whole number from 0 to {most}, not {log_probs!r}.")
+    return log_probs
+
+
 def _numpy(x):
     return np.asarray(ops.convert_to_numpy(x))
 
 
-def _new_ids(state, prompts):
-    token_ids, lengths = _numpy(state.token_ids), _numpy(state.lengths)
-    rows = zip(token_ids, lengths, prompts)
-    return [row[len(prompt) : length].tolist() for row, length, prompt in rows]
-
-
 def _checked(token_ids):
     return [operator.index(token) for token in token_ids]
-
-
-def _count(name, value, least):
-    if value is None:
-        return None
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {value!r}.") from None
-    if count < least:
-        raise ValueError(f"{name} must be at least {least}, not {count}.")
-    return count
 
 
 def _strings(inputs):

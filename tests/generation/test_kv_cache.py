@@ -10,10 +10,11 @@ from keras import ops
 from keras_gemma import GemmaBackbone
 from keras_gemma.generation import empty_caches
 from keras_gemma.generation.compiled import compiler
+from keras_gemma.generation.kv_cache import SLACK
 from keras_gemma.layers import Positions
 
-LENGTHS = [3, 11]  # one row shorter than the window of 4, one longer
-BUCKET = 16
+LENGTHS = [3, 27]  # one row shorter than the window of 4, one that goes round in its ring
+BUCKET = 32
 
 
 class Stack:
@@ -71,7 +72,7 @@ def chunked(stack, prompts, caches, size, left=False):
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["right-padded", "left-padded"])
-@pytest.mark.parametrize("size", [1, 3, 4, 5, BUCKET])
+@pytest.mark.parametrize("size", [1, 4, SLACK + 1, SLACK + 2, BUCKET])
 def test_chunks_then_single_tokens_equal_the_whole_text(stack, size, left):
     extra = 6
     both = texts(extra)
@@ -92,7 +93,7 @@ def test_chunks_then_single_tokens_equal_the_whole_text(stack, size, left):
 def test_a_ring_remembers_what_a_full_cache_shows(stack):
     prompts = texts(0)
     ring = empty_caches(stack.config, 2, 40, "float32")
-    assert [cache.keys.shape[1] for cache in ring] == [4, 40, 4]
+    assert [cache.keys.shape[1] for cache in ring] == [4 + SLACK, 40, 4 + SLACK]
     unwindowed = dataclasses.replace(stack.config, use_sliding_window_attention=False)
     full = empty_caches(unwindowed, 2, 40, "float32")
     from_ring, _ = chunked(stack, prompts, ring, 5)
