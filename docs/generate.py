@@ -1,7 +1,8 @@
-"""Writes the generated parts of README.md and all of presets/README.md.
+"""Writes the generated parts of README.md and docs/benchmarks.md, and all of presets/README.md.
 
-They come from the presets' cards and, for the bundled models, from what `benchmarks/tiny_quality.py`
-measured (`benchmarks/results/tiny_quality_NAME.json`, where there is one).
+They come from the presets' cards, from what `benchmarks/tiny_quality.py` measured of the bundled models
+(`benchmarks/results/tiny_quality_NAME.json`, where there is one), and from what
+`benchmarks/generation.py` measured of speed (`benchmarks/results/generation_*.json`).
 
 python docs/generate.py            # write
 python docs/generate.py --check    # exit 1 if something would change
@@ -17,6 +18,10 @@ from pathlib import Path
 from keras_gemma.presets import registry
 from keras_gemma.presets.sizes import BYTES_PER_NUMBER
 from keras_gemma.presets.table import megabytes, page
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import speed_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 NONE_YET = "_No preset is bundled in this state of the repository._"
@@ -125,7 +130,22 @@ def presets() -> str:
     return "\n".join(rows)
 
 
-PARTS = {"bundled models": bundled_models, "presets": presets}
+def speed() -> str:
+    """The best of each library on one core."""
+    return speed_tables.short(ROOT / "benchmarks" / "results")
+
+
+def benchmarks() -> str:
+    """Every figure."""
+    return speed_tables.full(ROOT / "benchmarks" / "results")
+
+
+PARTS = {
+    "bundled models": bundled_models,
+    "presets": presets,
+    "speed": speed,
+    "benchmarks": benchmarks,
+}
 
 
 def renewed(text: str) -> str:
@@ -139,12 +159,10 @@ def renewed(text: str) -> str:
 
 
 def outdated() -> dict[Path, str]:
-    """Files that are not what the cards say, with what they should be."""
-    readme = ROOT / "README.md"
-    wanted = {
-        readme: renewed(readme.read_text(encoding="utf-8")),
-        ROOT / "presets" / "README.md": page(),
-    }
+    """Files that are not what cards and results say, with what they should be."""
+    pages = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+    wanted = {path: renewed(path.read_text(encoding="utf-8")) for path in pages}
+    wanted[ROOT / "presets" / "README.md"] = page()
     return {p: text for p, text in wanted.items() if p.read_text(encoding="utf-8") != text}
 
 
@@ -152,7 +170,7 @@ def main() -> int:
     """Write, or with `--check` only tell."""
     for path, text in (stale := outdated()).items():
         if "--check" in sys.argv:
-            print(f"{path.relative_to(ROOT)} is not what the cards say: python docs/generate.py")
+            print(f"{path.relative_to(ROOT)} is not what it should be: python docs/generate.py")
         else:
             path.write_text(text, encoding="utf-8")
     return 1 if stale and "--check" in sys.argv else 0

@@ -3,32 +3,20 @@
     python benchmarks/peers/random_gguf.py 270m /tmp/270m_q8_0.gguf --dtype q8_0
     python benchmarks/peers/random_gguf.py gemma_2b_en /tmp/2b_bfloat16.gguf
 
-`270m` is the shape that the figures of benchmarks/results are of; else the name of a preset. A
-weight depends on its path alone, so that files of two types hold the same model. One tensor at a
-time is in memory.
+The shape is one of shapes.py, else the name of a preset. A weight depends on its path alone, so that
+files of two types hold the same model. One tensor at a time is in memory.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
+from shapes import SHAPES, both_branches
 
 from keras_gemma.conversion.checkpoint import Source
 from keras_gemma.conversion.gguf.checkpoint import save
 from keras_gemma.presets import registry
 from keras_gemma.presets.sizes import weight_shapes
-
-SHAPES = {
-    "270m": {
-        "vocabulary_size": 256_000,
-        "num_layers": 18,
-        "num_query_heads": 4,
-        "num_key_value_heads": 1,
-        "hidden_dim": 640,
-        "intermediate_dim": 2 * 2048,
-        "head_dim": 256,
-    }
-}
 
 
 def write(backbone: str, architecture: dict, path: Path, dtype: str) -> None:
@@ -49,12 +37,13 @@ def write(backbone: str, architecture: dict, path: Path, dtype: str) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shape", help="270m, or the name of a preset")
+    parser.add_argument("shape", help="a shape of shapes.py, or the name of a preset")
     parser.add_argument("path", type=Path)
     parser.add_argument("--dtype", default="bfloat16", help="float32, bfloat16, q8_0 or q4_0")
     arguments = parser.parse_args()
-    backbone, architecture = "GemmaBackbone", SHAPES.get(arguments.shape)
-    if architecture is None:
+    if shape := SHAPES.get(arguments.shape):
+        backbone, architecture = "GemmaBackbone", both_branches(shape)
+    else:
         card = registry.card(arguments.shape)
         backbone, architecture = card["backbone"], card["architecture"]
     write(backbone, architecture, arguments.path, arguments.dtype)

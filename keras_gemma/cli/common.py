@@ -142,8 +142,11 @@ def complete_preset(ctx, parameter, incomplete):
     return [name for name in registry.names() if name.startswith(incomplete)]
 
 
-def load_model(settings: Settings, preset: str) -> Any:
-    """The language model of a preset, of the class that its files name."""
+def load_model(settings: Settings, preset: str, **keywords: Any) -> Any:
+    """The language model of a preset, of the class that its files name.
+
+    Keywords are those of `from_preset`.
+    """
     from keras_gemma.presets import registry
 
     # Unknown or without access: told before a backend takes its time to start.
@@ -152,7 +155,7 @@ def load_model(settings: Settings, preset: str) -> Any:
     settings.start_backend()
     from keras_gemma import models
 
-    return getattr(models, model_class(preset)).from_preset(preset)
+    return getattr(models, model_class(preset)).from_preset(preset, **keywords)
 
 
 def model_class(preset: str) -> str:
