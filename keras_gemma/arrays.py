@@ -128,6 +128,20 @@ def memory() -> int | None:
     return None
 
 
+def fuses_attention() -> bool:
+    """Whether the device attends without scores in memory: by cuDNN (JAX) or SDPA (PyTorch)."""
+    name = keras.backend.backend()
+    if name == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    if name == "torch":
+        import torch
+
+        return torch.get_default_device().type == "cuda"
+    return False
+
+
 def in_order(tensor: Any) -> Any:
     """The tensor, row after row in memory; a transposed one is a mere view on PyTorch."""
     return tensor.contiguous() if keras.backend.backend() == "torch" else tensor

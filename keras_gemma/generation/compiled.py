@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_gemma.generation.compilation_cache import keep_compiled
+
 
 class Compiler:
     """Plain calls: what is left when a user asks Keras to run eagerly."""
@@ -42,6 +44,10 @@ class Compiler:
 
 class JaxCompiler(Compiler):
     """`jax.jit` over values: weights are arguments, so that a new value needs no new program."""
+
+    def __init__(self, weights, states=()):
+        super().__init__(weights, states)
+        keep_compiled()
 
     def program(self, function, donate=None):
         import jax
@@ -196,10 +202,12 @@ def write_rows(there_BS: Any, slot_BT: Any, new_BT: Any, real_BT: Any) -> Any:
         # XLA writes a slice of what a loop carries in place.
         for row in range(rows):
             for token in range(slot_BT.shape[1]):
-                start = (row, slot_BT[row, token], *(0 for _ in rest))
-                old = ops.slice(there_BS, start, (1, 1, *rest))
-                new = ops.where(real_BT[row, token], new_BT[row, token][None, None], old)
-                there_BS = ops.slice_update(there_BS, start, new)
+                slot = slot_BT[row, token]
+                # Not ops.slice, whose start TensorFlow compiles into the program.
+                old = ops.take(there_BS[row], slot, axis=0)
+                new = ops.where(real_BT[row, token], new_BT[row, token], old)
+                start = row, slot, *(0 for _ in rest)
+                there_BS = ops.slice_update(there_BS, start, new[None, None])
         return there_BS
     place_M = ops.reshape(rows_B1 * slots + slot_BT, (-1,))
     real_M = ops.reshape(real_BT, (-1, *(1 for _ in rest)))

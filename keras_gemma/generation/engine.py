@@ -31,7 +31,7 @@ from keras_gemma.samplers import SamplingContext
 
 CHUNK = 512  # tokens of a prompt read at once: the scores of attention then fit beside the model
 _FIRST_SLOTS = 256  # of a cache; it grows fourfold, so that few programs serve all lengths
-_WORTH_SHARING = 32  # tokens; fewer are read with each row's own
+_WORTH_SHARING = 64  # tokens; fewer are sooner read again than programs made that do without
 _FORBIDDEN = -1e30  # finite, for a product with zero must not be NaN
 
 

@@ -64,7 +64,7 @@ def _all_at_once(old, new, stored_B, count_B, real_BT):
 def numbers(newest_B1: Any, slots: int) -> Any:
     """The number of the token in each slot when `newest_B1` was the last; below 0: none yet.
 
-    >>> numbers(ops.array([[5], [1]]), 4).tolist()
+    >>> ops.convert_to_numpy(numbers(ops.array([[5], [1]]), 4)).tolist()
     [[4, 5, 2, 3], [0, 1, -2, -1]]
     """
     return newest_B1 - ops.mod(newest_B1 - ops.arange(slots, dtype="int32"), slots)

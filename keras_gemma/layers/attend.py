@@ -1,10 +1,12 @@
-"""The formula of attention, in plain operations.
+"""Attention: the formula in plain operations, and a device's own kernel where it has one.
 
 B batch, T queries, S keys, K key heads, G queries a key head serves, N = K * G, H head width.
 """
 
+import keras
 from keras import ops
 
+from keras_gemma.arrays import fuses_attention
 from keras_gemma.config import AttentionRules
 from keras_gemma.layers.positions import Positions, visible
 
@@ -24,6 +26,30 @@ def attend(
 
     `drop`, if given, is applied to the weights (dropout while training). Returns BTNH.
     """
+    one_by_one = q_BTNH.shape[1] == 1  # there are no scores to save
+    if one_by_one or rules.soft_cap is not None or drop is not None or not has_fused_kernel():
+        return formula(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules, drop)
+    return fused(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules)
+
+
+def has_fused_kernel() -> bool:
+    """Whether attention without its scores in memory is to be had, and wanted.
+
+    `keras.config.disable_flash_attention()` declines it.
+    """
+    return keras.config.is_flash_attention_enabled() is not False and fuses_attention()
+
+
+def fused(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules):
+    """By the backend's own operation: cuDNN on JAX, SDPA on PyTorch."""
+    seen_BTS = visible(queries, keys, rules.window)
+    return ops.dot_product_attention(
+        q_BTNH, k_BSKH, v_BSKH, mask=seen_BTS[:, None], scale=rules.scale
+    )
+
+
+def formula(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules, drop=None):
+    """By products and a softmax, anywhere."""
     heads, groups = rules.num_key_value_heads, rules.num_query_heads // rules.num_key_value_heads
     q_BTNH = q_BTNH * ops.cast(rules.scale, q_BTNH.dtype)
     tokens = ops.shape(q_BTNH)[1]
