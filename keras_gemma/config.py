@@ -79,6 +79,11 @@ class GemmaConfig:
         """`config` itself, or the one that a saved dict describes."""
         return config if isinstance(config, cls) else cls(**config)
 
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest text that models of this kind were published for."""
+        return published_context(self.use_query_key_norm, self.rope_scaling)
+
     def attention_rules(self, layer: int) -> AttentionRules:
         """The rules of attention in one layer, counted from 0."""
         period = self.windowed_layers_per_full_layer + 1
@@ -112,3 +117,14 @@ _COUNTS = (
     "sliding_window_size",
     "windowed_layers_per_full_layer",
 )
+
+
+def published_context(is_gemma3: bool, rope_scaling: float) -> int:
+    """Tokens of the longest text that the published models of a kind were made for.
+
+    >>> published_context(is_gemma3=False, rope_scaling=1.0)
+    8192
+    """
+    if not is_gemma3:
+        return 8192
+    return 131_072 if rope_scaling > 1 else 32_768

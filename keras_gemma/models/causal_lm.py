@@ -29,6 +29,10 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         backbone: a `GemmaBackbone`.
         preprocessor: a `GemmaCausalLMPreprocessor`; or `None`, and then inputs are
             `{"token_ids", "padding_mask"}` everywhere a text would do.
+
+    Attributes:
+        context_length: tokens of the longest text it generates: as models of this kind were
+            published, 8,192 say. May be set.
     """
 
     backbone_class = GemmaBackbone
@@ -41,6 +45,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         self.dtype_policy = backbone.dtype_policy
         self.backbone = backbone
         self.preprocessor = preprocessor
+        self.context_length = backbone.config.context_length
         self.token_metrics = TokenMetrics()
         self._generation_engine = None
         self._wants_hidden_states = False

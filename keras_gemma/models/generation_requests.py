@@ -54,7 +54,18 @@ def _limits(model, prompts, max_length, max_new_tokens):
             )
         longest = len(prompt) + max_new_tokens if max_new_tokens is not None else max_length
         limits.append(longest if max_length is None else min(longest, max_length))
+        _check_context(model, limits[-1], len(prompt))
     return limits
+
+
+def _check_context(model, limit, given):
+    context = model.context_length
+    if limit > context:
+        raise ValueError(
+            f"A text of {limit:,} tokens was asked for, {given:,} of them the prompt's, and this "
+            f"model is for texts of {context:,}: {max(0, context - given):,} new tokens fit. Lower "
+            "max_new_tokens or max_length; or set model.context_length if it can do more."
+        )
 
 
 def check_vocabulary(model: Any, prompt: Sequence[int]) -> None:

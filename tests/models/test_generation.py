@@ -154,6 +154,17 @@ def test_bad_limits_are_told(model, change, error, message):
         model.generate_ids(PROMPTS[2], **{"stop_token_ids": None, **change})
 
 
+def test_a_text_beyond_the_context_is_told_with_what_fits(model, monkeypatch):
+    assert model.context_length == 8192
+    with pytest.raises(ValueError, match="texts of 8,192: 8,175 new tokens fit"):
+        model.generate_ids(PROMPTS[2], max_new_tokens=8176, stop_token_ids=None)
+    monkeypatch.setattr(model, "context_length", 20)
+    with pytest.raises(ValueError, match="3 new tokens fit"):
+        model.generate_ids(PROMPTS[2], max_length=21, stop_token_ids=None)
+    made = model.generate_ids(PROMPTS[2], max_new_tokens=3, stop_token_ids=None)
+    assert made == naive(model, PROMPTS[2], 3)[17:]
+
+
 def test_a_limit_of_zero_is_told_for_arrays_too(model):
     with pytest.raises(ValueError, match="max_length must be at least 1"):
         model.generate(arrays(PROMPTS), max_length=0, stop_token_ids=None)

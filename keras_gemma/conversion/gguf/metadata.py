@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_gemma.config import published_context
 from keras_gemma.conversion.gguf.vocabulary import vocabulary_metadata
 from keras_gemma.presets.errors import BadPresetError
 from keras_gemma.presets.fields import check_backbone
@@ -140,8 +141,7 @@ def backbone_metadata(
     Args:
         backbone: `"GemmaBackbone"` or `"Gemma3Backbone"`.
         arguments: its arguments.
-        context_length: tokens it was trained to look back on; else as published: 8,192, and for
-            Gemma 3 32,768, or 131,072 where its positions are scaled.
+        context_length: tokens it was trained to look back on; else as published.
 
     Raises:
         ValueError: if a GGUF file of that architecture can't hold such a model; it is said why.
@@ -167,7 +167,7 @@ def backbone_metadata(
     values = dict(given, intermediate_dim=given["intermediate_dim"] // family.branches)
     scaling = float(given.get("global_rope_scaling_factor", 1.0))
     if context_length is None:
-        context_length = 8192 if architecture != "gemma3" else 131072 if scaling > 1 else 32768
+        context_length = published_context(architecture == "gemma3", scaling)
     keys = {"context_length": context_length} | {key: values[name] for name, key in SIZES}
     keys["attention.value_length"] = given["head_dim"]
     keys["attention.layer_norm_rms_epsilon"] = float(given.get("layer_norm_epsilon", 1e-6))
