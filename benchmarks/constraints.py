@@ -73,7 +73,10 @@ def scenes():
     return {
         "JSON schema": (lambda: JSONSchema(PEOPLE), ANSWER),
         "any JSON": (lambda: JSONSchema({}), ANSWER),
-        "regular expression": (lambda: Regex(r"([A-Z][a-z]+ ?)+, \d{4}"), "Once Upon A Time, 1815"),
+        "regular expression": (
+            lambda: Regex(r"([A-Z][a-z]+ ?)+, \d{4}"),
+            "Once Upon An Island, 1815",
+        ),
         "any text": (lambda: Regex(r"(?s:.*)"), ANSWER),
         "grammar": (lambda: Grammar(SUM), "(12 + 345) * (6 - 7 * 89) + 10" + " + 234 * 5" * 20),
         "900 choices": (lambda: Choices(cities), cities[777]),

@@ -95,6 +95,7 @@ class Matcher(abc.ABC):
 
         Raises:
             ValueError: the token may not come next. The matcher is as before.
+            RuntimeError: a grammar is too large to go on with.
         """
         index = operator.index(token_id)
         if index in self._ends:

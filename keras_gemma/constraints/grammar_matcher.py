@@ -1,6 +1,7 @@
 """A text that follows a grammar of llguidance's."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def library() -> Any:
 
 def problem_of(grammar: str) -> str:
     """What is wrong with a grammar, whatever the tokenizer; empty if nothing is."""
-    return library().LLMatcher.validate_grammar(grammar, None, limits=_limits())
+    return _brief(library().LLMatcher.validate_grammar(grammar, None, limits=_limits()))
 
 
 def first_state(vocabulary: Vocabulary, grammar: str) -> Any:
@@ -38,6 +39,15 @@ def first_state(vocabulary: Vocabulary, grammar: str) -> Any:
     if vocabulary not in _TOKENIZERS:
         _TOKENIZERS[vocabulary] = llguidance.LLTokenizer(_Tokens(vocabulary))
     return llguidance.LLMatcher(_TOKENIZERS[vocabulary], grammar, log_level=0, limits=_limits())
+
+
+def error_of(state: Any) -> str:
+    """What has gone wrong with an `LLMatcher`; empty if nothing has."""
+    return _brief(state.get_error())
+
+
+def _brief(message):
+    return message.removesuffix("\n<non-verbose/>")
 
 
 def _limits():
@@ -66,32 +76,61 @@ class _Tokens:
 
 
 class GrammarMatcher(Matcher):
-    """Follows one text by an `LLMatcher`, which is its own from here on."""
+    """Follows one text by an `LLMatcher`.
 
-    def __init__(self, state: Any, tokenizer, vocabulary_size=None, end_token_ids=None):
+    Args:
+        start: an `LLMatcher` at the beginning of a text: a copy, or one that shares nothing. Copies
+            share a table of states that only grows and has a limit. Where the texts of others have
+            filled it, this text is read again by one that stands alone.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[bool], Any],
+        tokenizer: Any,
+        vocabulary_size: int | None = None,
+        end_token_ids: Any = None,
+    ):
         super().__init__(tokenizer, vocabulary_size, end_token_ids)
-        self._state = state
+        self._start = start
+        self._state = start(False)
+        self._alone = False
+        self._taken: list[int] = []
         ids = len(self.vocabulary.tokens) + 1
         self._words = np.zeros(-(-ids // 32), "uint32")
         self._place = self._words.ctypes.data, self._words.nbytes
 
     def _mark_next(self, words):
-        self._state.unsafe_compute_mask_ptr(*self._place)
+        self._ask("unsafe_compute_mask_ptr", *self._place)
         if not self._state.is_error():
             spelling = self.vocabulary.spelling
             np.bitwise_and(self._words[: len(spelling)], spelling, out=words[: len(spelling)])
 
     def _take(self, index):
-        return self._state.try_consume_tokens([index]) == 1
+        taken = self._ask("try_consume_tokens", [index]) == 1
+        if error := error_of(self._state):
+            raise RuntimeError(f"No token can be added to {self._shown()}. {error}")
+        if taken:
+            self._taken.append(index)
+        return taken
 
     def _may_end(self):
-        return self._state.is_accepting()
+        return self._ask("is_accepting")
 
     def _is_complete(self):
-        return self._state.is_stopped() and self._state.is_accepting()
+        return self._state.is_stopped() and self._ask("is_accepting")
 
     def _forced(self):
-        return self._state.compute_ff_tokens()
+        return self._ask("compute_ff_tokens")
 
     def _reason(self):
-        return self._state.get_error() or super()._reason()
+        return error_of(self._state) or super()._reason()
+
+    def _ask(self, question: str, *arguments: Any) -> Any:
+        answer = getattr(self._state, question)(*arguments)
+        if self._state.is_error() and not self._alone:
+            self._alone = True
+            self._state = self._start(True)
+            self._state.consume_tokens(self._taken)
+            answer = getattr(self._state, question)(*arguments)
+        return answer

@@ -4,15 +4,20 @@ import json
 import re
 import weakref
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from keras_gemma.constraints.constraint import Constraint, Matcher
 from keras_gemma.constraints.grammar_matcher import (
     GrammarMatcher,
+    error_of,
     first_state,
     library,
     problem_of,
 )
+from keras_gemma.constraints.number_bounds import with_safe_bounds
 from keras_gemma.constraints.vocabulary import Vocabulary, vocabulary_of
 
 # Spaces and newlines between two parts of a JSON text: a newline and the indent of ten levels of
@@ -33,6 +38,7 @@ class _Language(Constraint):
         self._grammar = grammar
         self._check(problem_of(grammar))
         self._first: weakref.WeakKeyDictionary[Vocabulary, Any] = weakref.WeakKeyDictionary()
+        self._tried: weakref.WeakSet[Vocabulary] = weakref.WeakSet()
 
     def matcher(
         self,
@@ -42,17 +48,32 @@ class _Language(Constraint):
     ) -> Matcher:
         """What follows one text as it is generated: see `Constraint.matcher`."""
         vocabulary = vocabulary_of(tokenizer)
-        known = self._first.get(vocabulary)
-        first = known or first_state(vocabulary, self._grammar)
-        self._check(first.get_error())
-        made = GrammarMatcher(first.deep_copy(), tokenizer, vocabulary_size, end_token_ids)
-        if known is None:
-            try:
-                made.allowed()
-            except RuntimeError as error:
-                self._check(str(error))
-            self._first[vocabulary] = first
-        return made
+        settings = tokenizer, vocabulary_size, end_token_ids
+        if vocabulary not in self._tried:
+            self._try(vocabulary, settings)
+            self._tried.add(vocabulary)
+        return GrammarMatcher(partial(self._start, vocabulary), *settings)
+
+    def _try(self, vocabulary, settings):
+        """What is too large, or can't be spelled, may show only where a token is added."""
+        first = first_state(vocabulary, self._grammar)
+        self._check(error_of(first))
+        state = first.deep_copy()
+        trial = GrammarMatcher(lambda alone: state, *settings)
+        try:
+            bits = np.unpackbits(trial.allowed().view("uint8"), bitorder="little")
+            trial.accept(int(bits.argmax()))
+        except RuntimeError as error:
+            self._check(str(error))
+        self._first[vocabulary] = first
+
+    def _start(self, vocabulary, alone):
+        if alone:
+            self._first.pop(vocabulary, None)
+            return first_state(vocabulary, self._grammar)
+        first = self._first.get(vocabulary) or first_state(vocabulary, self._grammar)
+        self._first[vocabulary] = first
+        return first.deep_copy()
 
     def _check(self, problem: str):
         if problem:
@@ -68,6 +89,8 @@ class Regex(_Language):
         Regex(r"[A-Z][a-z]+, \d{4}")
 
     The syntax is that of Rust's `regex`: Python's without backreferences and looking around.
+    As in Python, `\d`, `\w` and `\s` take the digits, letters and spaces of every script, here of
+    llguidance's version of Unicode. The ten digits alone are `[0-9]`.
 
     Raises:
         ImportError: llguidance is not installed.
@@ -90,8 +113,9 @@ class JSONSchema(_Language):
     The drafts up to 2020-12; a keyword or format that can't be kept to is an error, not passed
     over. Properties come in the order of the schema. `True` and `{}` stand for any JSON.
 
-    A bound that is not part of its range (`exclusiveMinimum`) holds for the number as it is
-    written: a float near it may round to it. A text that is cut off by a limit of tokens is no JSON.
+    A number with bounds is written without an exponent and without zeros at its end. A bound that
+    is not part of its range (`exclusiveMinimum`) holds for the number as it is written: a float
+    near it may round to it. A text that is cut off by a limit of tokens is no JSON.
 
     Args:
         schema: a dict, as Pydantic's `model_json_schema()` makes, or its JSON text.
@@ -130,6 +154,9 @@ class Grammar(_Language):
     Names in capitals are read as one regular expression each, the longest match first. The rest is
     told in llguidance's manual, `docs/syntax.md` of its repository.
 
+    Each rule needs a way to its end. `list: "a" list | "b" list` has none, and is not found out:
+    its texts go on until they are cut off.
+
     Raises:
         ImportError: llguidance is not installed.
         ValueError: the grammar has an error, allows nothing or is too large.
@@ -160,6 +187,6 @@ def _json_text(schema):
             f"A JSON schema is a dict or its JSON text, not {type(schema).__name__} {schema!r}."
         )
     try:
-        return json.dumps(schema, allow_nan=False)
+        return json.dumps(with_safe_bounds(schema), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"This JSON schema is no JSON: {error}.") from None

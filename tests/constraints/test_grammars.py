@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from walks import ids_of, walk
 from keras_gemma.constraints import Grammar, JSONSchema, Regex
 
 pytestmark = pytest.mark.once
-pytest.importorskip("llguidance")
+llguidance = pytest.importorskip("llguidance")
 
 SUM = r"""
 start: sum
@@ -66,7 +67,9 @@ def test_a_text_of_a_grammar_can_be_parsed(tiny):
 def test_brackets_are_closed(tiny):
     constraint = Grammar('start: "(" start ")" start | ""')
     random = np.random.default_rng(1)
-    texts = [tiny.detokenize(walk(constraint.matcher(tiny), tiny, random)) for _ in range(30)]
+    texts = [
+        tiny.detokenize(walk(constraint.matcher(tiny), tiny, random, pull=0.05)) for _ in range(30)
+    ]
     assert max(map(len, texts)) > 6
     for text in texts:
         while "()" in text:
@@ -117,6 +120,45 @@ def test_a_wrong_source_is_refused_and_told_of(make, source, told, tiny):
         make(source).matcher(tiny)
 
 
+@pytest.mark.parametrize("name", ["<bos>", "<end_of_turn>", "<start_of_turn>"])
+def test_a_grammar_can_not_ask_for_a_control_token_by_its_number(name, tiny):
+    grammar = f'start: <[{tiny.control_tokens[name]}]> "a"'
+    with pytest.raises(ValueError, match="grammar can't be used"):
+        Grammar(grammar).matcher(tiny)
+
+
+@pytest.mark.parametrize("pattern", [r"\d{4}", r"\w{4}", r"\s{4}"])
+def test_classes_are_those_of_every_script(pattern, tiny):
+    letter, random = pattern.removesuffix("{4}"), np.random.default_rng(0)
+    for _ in range(30):
+        text = tiny.detokenize(walk(Regex(pattern).matcher(tiny), tiny, random))
+        assert len(text) == 4
+        for each in text:  # Python's Unicode may be older, and its \w lacks marks and joiners
+            known = unicodedata.category(each) not in ("Cn", "Mn", "Mc", "Me", "Cf", "So")
+            assert re.fullmatch(letter, each) or not known, ascii(each)
+
+
+def test_texts_of_others_that_filled_the_shared_states_do_no_harm(tiny, monkeypatch):
+    """By the limit of 300 states, which a few texts reach together and none of them alone."""
+    monkeypatch.setattr(
+        "keras_gemma.constraints.grammar_matcher._limits",
+        lambda: llguidance.LLParserLimits(verbose_errors=False, max_lexer_states=300),
+    )
+    constraint, random = Regex("[ab]*a[ab]{60}c"), np.random.default_rng(0)
+    matchers = [constraint.matcher(tiny) for _ in range(6)]
+    texts = ["", *([""] * 5)]
+    for place in range(90):
+        for i, matcher in enumerate(matchers):
+            index = int(random.choice(ids_of(matcher.allowed())))
+            if place < 60 and not matcher.finished:
+                matcher.accept(index)
+                texts[i] += tiny.detokenize([index])
+    for text, matcher in zip(texts, matchers, strict=True):
+        assert set(text) <= set("abc") and len(text) > 10
+        assert bytes(matcher._text).decode() == text
+    assert ids_of(constraint.matcher(tiny).allowed()).size
+
+
 @pytest.mark.parametrize("make", [Regex, Grammar])
 @pytest.mark.parametrize("source", [None, 3, b"a+", re.compile("a+")], ids=repr)
 def test_what_is_no_text_is_refused(make, source):
@@ -127,7 +169,7 @@ def test_what_is_no_text_is_refused(make, source):
 @pytest.mark.parametrize(
     "make, source",
     [
-        (Regex, "(([a-z]{1,500}x){1,500}y){1,500}"),
+        (Regex, "a" * 600_000),
         (
             Grammar,
             "start: "
@@ -135,17 +177,19 @@ def test_what_is_no_text_is_refused(make, source):
             + "\n"
             + "\n".join(f'r{i}: "a{i}" | r{(i + 1) % 3000} {"b" * 0}' for i in range(3000)),
         ),
-        (JSONSchema, {"type": "string", "pattern": "^(([a-z]{1,500}x){1,500}y){1,500}$"}),
+        (JSONSchema, {"const": "a" * 600_000}),
     ],
     ids=["regex", "grammar", "schema"],
 )
 def test_what_is_too_large_is_told_of(make, source, tiny):
-    with pytest.raises(ValueError, match="(?s)can't be used: .*(large|big|complex|limit|fuel)"):
+    with pytest.raises(
+        ValueError, match="(?s)can't be used: .*(large|big|complex|limit|fuel|too many)"
+    ):
         make(source).matcher(tiny)
 
 
 def test_what_the_tokenizer_cant_spell_is_told_of_before_the_first_token(without_bytes):
-    for constraint in (Grammar('start: "日本"'), Regex("[日本]+ fox"), JSONSchema({"const": 1})):
+    for constraint in (Grammar('start: "日本"'), Regex("[日本]+ fox"), JSONSchema({"const": 7})):
         with pytest.raises(ValueError, match="can't be used: No token may follow.*can't spell"):
             constraint.matcher(without_bytes)
 

@@ -32,15 +32,10 @@ def schemas(count, seed):
     return [random_schema(chance) for _ in range(count)]
 
 
-def test_random_schemas(tiny):
-    texts = [check(schema, tiny, i, i % 2 == 0) for i, schema in enumerate(schemas(50, seed=1))]
-    assert len(set(texts)) > 40
-
-
-@pytest.mark.slow
 def test_a_thousand_random_schemas(tiny):
-    for i, schema in enumerate(schemas(1000, seed=2)):
-        check(schema, tiny, i, i % 2 == 0)
+    all_of_them = enumerate(schemas(1000, seed=2))
+    texts = {check(schema, tiny, i, i % 2 == 0) for i, schema in all_of_them}
+    assert len(texts) > 500
 
 
 def test_gemmas_own_vocabulary(gemma):
@@ -111,7 +106,7 @@ def accepts(matcher, ids):
     [
         ({"type": "strnig"}, "strnig"),
         ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum"),
-        ({"enum": []}, "enum"),
+        ({"enum": []}, "satisf"),
         (False, "false|satisf"),
         ({"type": "object", "required": ["a"], "properties": {"a": False}}, "satisf"),
         ({"type": "string", "pattern": "(a"}, "pattern|regex"),
