@@ -1,5 +1,7 @@
 """The engine that turns a forward pass into text."""
 
+from keras_gemma.generation.beam_search import Beam, BeamSearch
+from keras_gemma.generation.contrastive_search import ContrastiveSearch
 from keras_gemma.generation.drafting import DraftModel, PromptLookup
 from keras_gemma.generation.engine import Engine
 from keras_gemma.generation.kv_cache import KINDS as CACHES
@@ -13,6 +15,9 @@ from keras_gemma.generation.weights import weights_for
 
 __all__ = [
     "CACHES",
+    "Beam",
+    "BeamSearch",
+    "ContrastiveSearch",
     "DraftModel",
     "Engine",
     "GenerationState",

@@ -10,6 +10,9 @@ from keras import ops
 
 from keras_gemma.arrays import nbytes
 from keras_gemma.generation import (
+    Beam,
+    BeamSearch,
+    ContrastiveSearch,
     Engine,
     Run,
     StopStrings,
@@ -17,12 +20,16 @@ from keras_gemma.generation import (
     text_pieces,
     weights_for,
 )
+from keras_gemma.models.all_beams import beam_arrays, beam_texts
 from keras_gemma.models.draft import draft_for
 from keras_gemma.models.fit_data import is_text, is_tf_dataset
 from keras_gemma.models.generation_requests import requests_for, tokenizer_of
+from keras_gemma.samplers import BeamSampler, ContrastiveSampler
 
 # Tokens made between two looks at the text, when stop strings must be searched for.
 _STRIDE = 8
+# What runs a sampler that compares texts.
+_SEARCHES = (BeamSampler, BeamSearch), (ContrastiveSampler, ContrastiveSearch)
 
 
 class GeneratedText(NamedTuple):
@@ -68,10 +75,13 @@ class TextGeneration:
 
         Returns:
             What came in: a string, a list of strings, or a dict of arrays; with `log_probs` a
-            `GeneratedText` for each string.
+            `GeneratedText` for each string. With `BeamSampler(return_all_beams=True)` a list of
+            `ScoredText` for each string, likeliest first; of arrays, `token_ids` and
+            `padding_mask` have shape (batch, beams, length), and `log_probs` (batch, beams).
 
         Raises:
-            ValueError: a prompt doesn't fit `max_length`, an id is outside the vocabulary.
+            ValueError: a prompt doesn't fit `max_length`, an id is outside the vocabulary; a
+                sampler that compares texts (beam, contrastive) is given a constraint or a draft.
             TypeError: something among the prompts is not a string.
         """
         keywords = {
@@ -98,6 +108,11 @@ class TextGeneration:
         texts, single = _strings(inputs)
         prompts = [self._encode(text) for text in texts]
         run = self._run(prompts, top=_top(self, log_probs), **keywords)
+        if _returns_all_beams(self):
+            heads = [""] * len(texts) if strip_prompt else texts
+            beams = self._beams(run, prompts)
+            made = beam_texts(heads, beams, lambda ids: self._decode(ids, StopStrings(stop)))
+            return made[0] if single else made
         answers: list[Any] = [""] * len(texts)
         if run is not None:
             answers = [
@@ -171,7 +186,14 @@ class TextGeneration:
         requests = requests_for(self, prompts, **keywords)
         if all(request.limit <= len(request.prompt) for request in requests):
             return None
-        return Run(self._engine(), requests, top, _on_devices)
+        run = Run(self._engine(), requests, top, _on_devices)
+        if isinstance(self.sampler, BeamSampler):  # which text is the likeliest is known at the end
+            run.advance(max(request.limit for request in requests))
+        return run
+
+    def _beams(self, run, prompts):
+        """All beams of each prompt; nothing to add is one beam of no ids."""
+        return [[Beam([], 0.0)] for _ in prompts] if run is None else run.engine.beams(run.state)
 
     def _engine(self):
         """The engine of this model and its sampler; built when first asked for."""
@@ -181,7 +203,7 @@ class TextGeneration:
         variables = self.backbone.variables
         engine = self._generation_engine
         if engine is None or not engine.weights.are_of(variables):
-            self._generation_engine = Engine(
+            made = Engine(
                 weights_for(self.backbone.stack, variables, self.plan == "auto"),
                 self.sampler,
                 self.backbone.config,
@@ -191,6 +213,8 @@ class TextGeneration:
                 prefix_bytes=self.prefix_cache_bytes(),
                 draft=draft_for(self),
             )
+            kinds = [kind for made_for, kind in _SEARCHES if isinstance(self.sampler, made_for)]
+            self._generation_engine = kinds[0](made, self.run_eagerly) if kinds else made
         return self._generation_engine
 
     def prefix_cache_bytes(self) -> int:
@@ -223,6 +247,10 @@ class TextGeneration:
         mask = np.ones_like(token_ids) if mask is None else np.atleast_2d(_numpy(mask))
         width = token_ids.shape[1] if max_length is None else max_length
         prompts = [row[real > 0].tolist() for row, real in zip(token_ids, mask)]
+        if _returns_all_beams(self):
+            beams = self._beams(self._run(prompts, max_length=width, **keywords), prompts)
+            heads = [[]] * len(prompts) if strip_prompt else prompts
+            return beam_arrays(heads, beams, self.sampler.num_beams, width)
         answers = self._generate_rows(prompts, max_length=width, **keywords)
         texts = answers if strip_prompt else [p + a for p, a in zip(prompts, answers)]
         out = {
@@ -252,9 +280,18 @@ def _ids_of(run):
         run.close()
 
 
+def _returns_all_beams(model):
+    return isinstance(model.sampler, BeamSampler) and model.sampler.return_all_beams
+
+
 def _top(model, log_probs):
     if log_probs is None:
         return None
+    if _returns_all_beams(model):
+        raise ValueError(
+            "All beams come with one log-probability each; for those of the tokens of the "
+            "likeliest beam, compile with return_all_beams=False."
+        )
     most = model.backbone.config.vocabulary_size
     if isinstance(log_probs, bool) or not 0 <= operator.index(log_probs) <= most:
         raise ValueError(f"log_probs must be a whole number from 0 to {most}, not {log_probs!r}.")

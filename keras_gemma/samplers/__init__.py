@@ -13,7 +13,7 @@ from keras_gemma.samplers.named import (
 )
 from keras_gemma.samplers.noise import gumbel_noise, row_seeds
 from keras_gemma.samplers.rows import row_settings, settings_of
-from keras_gemma.samplers.search import BeamSampler, ContrastiveSampler
+from keras_gemma.samplers.search import BeamSampler, ContrastiveSampler, SearchSampler
 
 __all__ = [
     "NO_TOKEN",
@@ -24,6 +24,7 @@ __all__ = [
     "RandomSampler",
     "Sampler",
     "SamplingContext",
+    "SearchSampler",
     "TopKSampler",
     "TopPSampler",
     "TypicalSampler",
