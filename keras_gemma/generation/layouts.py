@@ -128,14 +128,17 @@ def _rows(floats, layout, ids):
     return ops.reshape(rows, (*ids.shape, -1))
 
 
-def whole_laid_out(whole: WholeNumbers, dtype: str) -> Any:
-    """Whole numbers as the running backend multiplies by them: floats where it does that no better."""
+def whole_laid_out(whole: WholeNumbers, dtype: str, looked_up: bool = False) -> Any:
+    """Whole numbers as the running backend multiplies by them: floats where it does that no better.
+
+    `looked_up` keeps rows together, for a table.
+    """
     outputs, inputs = whole.values.shape
     rows = _block_rows(outputs)
     of_halves = inputs // 2 if whole.mode == "int4" else inputs
     even = inputs % 2 == 0 or whole.mode == "int8"
     if not (traits().maps_blocks and rows and even and of_halves % (whole.block or of_halves) == 0):
-        return laid_out(ops.cast(whole.floats(), dtype))
+        return laid_out(ops.cast(whole.floats(), dtype), shared=looked_up)
     values = whole.values
     if whole.mode == "int4":
         low, high = np.split((values + 8).astype("uint8"), 2, axis=1)

@@ -105,7 +105,7 @@ def arrays(stack: Any) -> StackArrays:
     if whole is None:
         table = laid_out(ops.cast(_value(embedding.embeddings), dtype), shared=True)
     else:
-        table = whole_laid_out(whole, dtype)
+        table = whole_laid_out(whole, dtype, looked_up=True)
     return StackArrays(
         table,
         tuple(_block_arrays(block, dtype) for block in stack.blocks),
