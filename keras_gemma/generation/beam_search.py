@@ -84,12 +84,13 @@ class BeamSearch(Search):
         given = again(state.seeds), again(state.prompt_lengths), settings
         context = SamplingContext(beams.token_ids, beams.lengths, *given)
         probabilities_RV, sound_R = self._sampler.distribution(logits_RV, context)
-        # What can't be chosen from must come first, to be told of.
-        gain_RV = ops.where(sound_R[:, None], ops.log(probabilities_RV), np.inf)
         # A beam that stopped has one way to go on, which changes nothing; its token isn't used.
         stays_V = np.where(np.arange(vocabulary) == 0, 0.0, -np.inf).astype("float32")
-        gain_RV = ops.where(beams.going[:, None], gain_RV, stays_V)
-        ways_BM = ops.reshape(beams.log_probs[:, None] + gain_RV, (texts, -1))
+        gain_RV = ops.where(beams.going[:, None], ops.log(probabilities_RV), stays_V)
+        # What can't be chosen from must come first, to be told of.
+        broken_R1 = ops.logical_and(beams.going, ops.logical_not(sound_R))[:, None]
+        ways_RV = ops.where(broken_R1, np.inf, beams.log_probs[:, None] + gain_RV)
+        ways_BM = ops.reshape(ways_RV, (texts, -1))
         log_probs_BK, way_BK = ops.top_k(ways_BM, k=self.rows, sorted=True)
         log_probs_R = ops.reshape(log_probs_BK, (texts * self.rows,))
         way_BK = ops.cast(way_BK, "int32")

@@ -17,7 +17,7 @@ from keras_gemma.generation.kernels import kg
 from keras_gemma.generation.kv_cache import SLACK, KVCache
 from keras_gemma.generation.plan import StackArrays, dense_layers, joined, norms_of
 from keras_gemma.layers import AttentionFormula, normalize, soft_capped
-from keras_gemma.quantization import matrix_of, stored
+from keras_gemma.quantization import floats_of, matrix_of, stored
 
 _WIDE = "float32"
 
@@ -57,20 +57,18 @@ def _tensor(variable, dtype):
 
 def _packed(dtype, *layers):
     """The matrices of layers, one below the other: as whole numbers, if all are quantized alike."""
-    found = [stored(layer) for layer in layers]
-    whole = joined(*found)
+    whole = joined(*map(stored, layers))
     if whole is not None and whole.block in (None, kg.BLOCK):
         scales = whole.scales[:, 0] if whole.block is None else whole.scales
         made = kg.pack(whole.values, whole.mode, scales=scales)
     else:
-        floats = [_floats(*pair) for pair in zip(layers, found)]
-        made = kg.pack(np.concatenate(floats), dtype)
+        made = kg.pack(np.concatenate(list(map(_floats, layers))), dtype)
     return dataclasses.replace(made, data=lent(made.data))
 
 
-def _floats(layer, whole):
-    if whole is not None:
-        return whole.floats()
+def _floats(layer):
+    if layer.quantization_mode is not None:
+        return matrix_of(layer, floats_of(layer))
     return matrix_of(layer, np.asarray(ops.convert_to_numpy(ops.stop_gradient(layer.kernel))))
 
 

@@ -27,7 +27,7 @@ from keras_gemma.layers import (
     scaled,
     soft_capped,
 )
-from keras_gemma.quantization import WholeNumbers, is_known, stored
+from keras_gemma.quantization import WholeNumbers, floats_of, is_known, matrix_of, stored
 
 _BLOCKS = (GemmaDecoderBlock, Gemma3DecoderBlock)
 _NORMS = ("pre_attention_norm", "post_attention_norm", "pre_ffw_norm", "post_ffw_norm")
@@ -129,9 +129,8 @@ def _block_arrays(block, dtype):
 
 def _by_output(layer, dtype):
     """A layer's weights as floats, a row per output."""
-    whole = stored(layer)
-    if whole is not None:
-        return ops.cast(whole.floats(), dtype)
+    if layer.quantization_mode is not None:
+        return ops.cast(matrix_of(layer, floats_of(layer)), dtype)
     kernel = ops.cast(_value(layer.kernel), dtype)
     if len(kernel.shape) == 3 and layer.equation.endswith("h"):  # NDH: heads are outputs
         return ops.reshape(ops.transpose(kernel, (0, 2, 1)), (-1, kernel.shape[1]))

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_gemma.config import GemmaConfig
+from keras_gemma.layers.attend import soft_capped
 from keras_gemma.layers.fan_in import FanIn
 
 
@@ -43,6 +44,24 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
     def quantized_call(self, inputs, reverse=False):
         outputs = super().quantized_call(inputs, reverse=reverse)
         return outputs if reverse else scaled(outputs)
+
+    def _int8_call(self, inputs, reverse=False):
+        if not reverse or self.inputs_quantizer:
+            return super()._int8_call(inputs, reverse=reverse)
+        return self._logits_of_whole_numbers(inputs, self._embeddings)
+
+    def _int4_call(self, inputs, reverse=False):
+        in_blocks = self._int4_block_size not in (None, -1)
+        if not reverse or self.inputs_quantizer or in_blocks:
+            return super()._int4_call(inputs, reverse=reverse)
+        table = keras.quantizers.unpack_int4(self._embeddings, self.output_dim, axis=-1)
+        return self._logits_of_whole_numbers(inputs, table)
+
+    def _logits_of_whole_numbers(self, inputs, table):
+        # Keras transposes the scales, a vector, of which PyTorch warns.
+        logits = ops.matmul(inputs, ops.transpose(table))
+        logits = ops.cast(logits, self.compute_dtype) / self.embeddings_scale
+        return logits if self.logit_soft_cap is None else soft_capped(logits, self.logit_soft_cap)
 
     def get_config(self):
         config = keras.layers.Layer.get_config(self)

@@ -69,7 +69,8 @@ class TextGeneration:
             stop: strings that end a text; they are not part of the result.
             seed: of the sampler's draws; the same seed gives the same text. One for each prompt,
                 or one from which each prompt's own is made.
-            constraint: of `keras_gemma.constraints`; what is made obeys it.
+            constraint: of `keras_gemma.constraints`; what is made obeys it. A text that a limit of
+                tokens or a stop string cuts short is the beginning of one that would.
             log_probs: return the log-probability of each token that was made, and those of so
                 many of the likeliest in its place. They are the model's, before any sampling.
 
@@ -133,7 +134,8 @@ class TextGeneration:
         """Yield the answer to one prompt piece by piece as it is made, never half a character.
 
         Keywords are those of `generate`; the joined pieces are what `generate` returns with
-        `strip_prompt=True`.
+        `strip_prompt=True`. With a `BeamSampler` no piece comes before the text is whole, for
+        only then is it known which is the likeliest.
         """
         if not isinstance(prompt, str):
             raise TypeError(f"stream takes one prompt, a string, not {type(prompt).__name__}.")

@@ -4,7 +4,11 @@
     int4   two values a byte, rows being inputs (in a table: outputs); weight = (value - zero) * scale,
            or value / number where a number is for a whole output
 
-N outputs, K inputs, B blocks of inputs.
+Of a kernel of several heads, NDH, Keras makes those rows without moving the heads behind the inputs:
+a block of its rows holds every N-th input of a head. Where one scale is given to the N blocks of the
+same inputs, it is a block of N times as many inputs as well, and so such a kernel is rounded.
+
+N outputs (of heads: N heads of H), K or D inputs, B or G blocks of inputs, RC rows and columns of Keras.
 """
 
 from typing import Any
@@ -67,7 +71,7 @@ def emptied(layer: Any, form: Form) -> None:
         )
     )
     layer._tracker.unlock()
-    delattr(layer, _variable(layer))
+    _without(layer, _variable(layer))
     layer.quantization_config = config
     with layer._open_name_scope():  # a variable's path begins with it
         layer.quantized_build(shape, form.mode, config)
@@ -75,15 +79,44 @@ def emptied(layer: Any, form: Form) -> None:
     layer._tracker.lock()
 
 
+def _without(layer, name):
+    """As `delattr`, for which Keras collects all garbage: 0.2 seconds for each of many layers."""
+    layer._untrack_variable(getattr(layer, name))
+    super(keras.layers.Layer, layer).__delattr__(name)
+
+
 def quantize_layer(layer: Any, form: Form) -> None:
     """Round a layer's weights; Keras's own rounding does not see how scales are kept."""
     variable = getattr(layer, _variable(layer))
-    shape = tuple(variable.shape)
-    weights_NK = matrix_of(layer, np.asarray(ops.convert_to_numpy(variable)))
-    whole = rounded(weights_NK, *form, dtype=keras.utils.standardize_dtype(variable.dtype))
+    dtype, shape = keras.utils.standardize_dtype(variable.dtype), tuple(variable.shape)
+    kernel = np.asarray(ops.convert_to_numpy(variable))
     del variable
+    heads = _torn_heads(layer, shape) if form.mode == "int4" else 1
+    if heads == 1:
+        whole = rounded(matrix_of(layer, kernel), *form, dtype=dtype)
+    elif _keeps_blocks(shape, form.block):
+        whole = rounded(matrix_of(layer, kernel), form.mode, form.block * heads, dtype)
+        values = kernel_of(layer, whole.values, shape).reshape(-1, heads * shape[2])
+        scales_NHG = whole.scales.reshape(heads, shape[2], -1)
+        scales_GH = scales_NHG.transpose(0, 2, 1).reshape(-1, shape[2])
+        whole = whole._replace(
+            values=values.T, scales=np.tile(scales_GH, heads).T, block=form.block
+        )
+    else:
+        whole = rounded(kernel.reshape(-1, heads * shape[2]).T, *form, dtype=dtype)
     emptied(layer, form)
     _assign(layer, whole, shape)
+
+
+def _torn_heads(layer, shape):
+    """Of a kernel NDH, whose heads' inputs int4 tears apart; else 1."""
+    return 1 if _is_table(layer) or 0 in _inputs_first(layer)[0] else shape[0]
+
+
+def _keeps_blocks(shape, block):
+    """Whether blocks of rows of a kernel NDH are those of one head."""
+    heads, inputs = shape[:2]
+    return bool(block) and inputs % (heads * block) == 0
 
 
 def _assign(layer, whole, shape):
@@ -111,12 +144,14 @@ def _nibbles(values):
 
 def floats_of(layer: Any) -> np.ndarray:
     """A quantized layer's weights as floats, in the shape that they had."""
-    whole, zero = _whole(layer), 0
+    whole, zero = _as_kept(layer), 0
     if whole.block is not None:
         zero = np.asarray(ops.convert_to_numpy(_part(layer, "zero")))
         zero = np.repeat(zero if _is_table(layer) else zero.T, whole.block, axis=1)
         zero = zero[:, : whole.values.shape[1]]
     matrix_NK = whole._replace(values=whole.values.astype("int16") - zero).floats()
+    if layer.quantization_mode == "int4" and not _is_table(layer):
+        return matrix_NK.T.reshape(_shape(layer))
     return kernel_of(layer, matrix_NK, _shape(layer))
 
 
@@ -129,20 +164,33 @@ def _shape(layer):
 
 
 def stored(layer: Any) -> WholeNumbers | None:
-    """The numbers of a quantized layer with a row per output; `None` where they are floats.
+    """The numbers of a quantized layer with a row per output; `None` where there are no such.
+
+    It has none if it is not quantized, or if several outputs share a scale.
 
     Raises:
         ValueError: they are quantized in another way than `quantize` here does it.
     """
-    mode = layer.quantization_mode
-    if mode is None:
+    if layer.quantization_mode is None:
         return None
     if not is_known(layer):
         raise ValueError(f"{layer.path} is quantized in a way that has no plan.")
-    return _whole(layer)
+    shape, kept = _shape(layer), _as_kept(layer)
+    heads = _torn_heads(layer, shape) if layer.quantization_mode == "int4" else 1
+    if heads == 1:
+        return kept
+    if not _keeps_blocks(shape, kept.block):
+        return None
+    scales_NGRH = kept.scales.T.reshape(heads, -1, heads, shape[2])
+    if (scales_NGRH != scales_NGRH[:, :, :1]).any():
+        return None
+    scales_NHG = scales_NGRH[:, :, 0].transpose(0, 2, 1)
+    scales = np.repeat(scales_NHG.reshape(heads * shape[2], -1), heads, axis=1)
+    return kept._replace(values=matrix_of(layer, kept.values.T.reshape(shape)), scales=scales)
 
 
-def _whole(layer):
+def _as_kept(layer):
+    """A column, or in a table a row, of what Keras keeps is an output here."""
     mode = layer.quantization_mode
     kernel = np.asarray(ops.convert_to_numpy(getattr(layer, _variable(layer))))
     scale = np.asarray(ops.convert_to_numpy(ops.cast(_part(layer, "scale"), "float32")))

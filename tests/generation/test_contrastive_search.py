@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from keras import ops
 from search_examples import PROMPTS, answers, arrays, small_model, softmax, whole_passes
 
+from keras_gemma.generation import ContrastiveSearch, Engine, Request, weights_for
 from keras_gemma.samplers import ContrastiveSampler
 
 COUNT = 6
@@ -31,7 +33,8 @@ def contrastive_search(model, prompt, k, alpha, stop=(), temperature=1.0):
 
 
 def asked(model, sampler, prompts=PROMPTS, stop=None, **keywords):
-    model.compile(sampler=sampler, **keywords)
+    # Compiling takes longer than all that is asked here; what is compiled is told of below.
+    model.compile(sampler=sampler, **{"run_eagerly": True, **keywords})
     out = model.generate(arrays(prompts), stop_token_ids=stop, max_new_tokens=COUNT)
     return answers(out, prompts)
 
@@ -67,9 +70,28 @@ def test_more_candidates_than_the_vocabulary_holds(model):
     assert asked(model, ContrastiveSampler(1000)) == asked(model, ContrastiveSampler(96))
 
 
-@pytest.mark.parametrize("options", [{"plan": "none"}, {"run_eagerly": True}])
-def test_however_it_is_compiled(model, options):
-    assert asked(model, ContrastiveSampler(3), **options) == asked(model, ContrastiveSampler(3))
+@pytest.mark.parametrize("plan", ["auto", "none"])
+def test_compiled_it_chooses_the_same(model, plan):
+    sampler = ContrastiveSampler(4, 0.3, temperature=3.0)
+    assert asked(model, sampler, run_eagerly=False, plan=plan) == asked(model, sampler)
+
+
+def test_prompts_in_chunks_are_known_whole(model):
+    """What a candidate is compared with includes what was read first."""
+    texts = []
+    for chunk in (4, 512):
+        engine = Engine(
+            weights_for(model.backbone.stack, model.backbone.variables, True),
+            ContrastiveSampler(4),
+            model.backbone.config,
+            model.compute_dtype,
+            chunk=chunk,
+        )
+        search = ContrastiveSearch(engine, eager=True)
+        state = search.start([Request(prompt, len(prompt) + COUNT) for prompt in PROMPTS])
+        state = search.advance(state, COUNT)
+        texts.append(ops.convert_to_numpy(state.token_ids).tolist())
+    assert texts[0] == texts[1]
 
 
 def test_a_stream_is_the_text(model):
