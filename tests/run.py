@@ -29,11 +29,16 @@ COVERED = ["--cov=keras_gemma", "--cov-report="]
 ROOT = Path(__file__).resolve().parents[1]
 # Two thirds of a test's time on JAX is LLVM at work on a program that runs for a millisecond, and many
 # tests make the same program. A second run finds nearly all of them, and takes a third of the time.
-JAX_ONLY = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+QUICKLY_COMPILED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+ENVIRONMENT = {
+    "jax": {
+        **QUICKLY_COMPILED,
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    },
+    "tensorflow": QUICKLY_COMPILED,
+    "torch": {},
 }
 
 
@@ -100,7 +105,7 @@ def run(suite, folder, alone):
         **os.environ,
         "KERAS_BACKEND": backend,
         "COVERAGE_FILE": str(folder / f".coverage.{name}"),
-        **(JAX_ONLY if backend == "jax" else {}),
+        **ENVIRONMENT[backend],
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     began = time.monotonic()

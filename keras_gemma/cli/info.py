@@ -36,7 +36,7 @@ _LIBRARIES = ("keras", "numpy", *BACKENDS, "tensorflow-text", "sentencepiece", "
 def command(settings, preset, record, dtype, out):
     """Sizes, licence and sources of PRESET (a name or a folder); its weights are not loaded.
 
-    Without PRESET: versions, backends and devices.
+    Without PRESET: versions, backends, devices, and the kernels that generation uses.
 
     With --record it is loaded, and the sha256 of its files and the logits of a few prompts are
     written: of a published preset into its card, where downloads look for them; of a folder to OUT,
@@ -115,7 +115,7 @@ def installed(name: str) -> str | None:
 
 
 def installation(settings) -> dict:
-    """Versions, backends and devices of this machine."""
+    """Versions, backends and devices of this machine, and whether it has CPU kernels."""
     facts: dict[str, Any] = {
         "keras_gemma": __version__,
         "python": platform.python_version(),
@@ -131,6 +131,10 @@ def installation(settings) -> dict:
         except AttributeError:  # Keras 3.15 lists none on PyTorch; a tensor says where it is
             zero: Any = keras.ops.zeros(())
             facts["devices"] = [str(zero.device)]
+        from keras_gemma.generation import kernels
+
+        found = kernels.found()
+    facts["kernels"] = {"used": found.used, "which": found.told}
     return facts
 
 

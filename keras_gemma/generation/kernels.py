@@ -36,14 +36,15 @@ def found() -> Found:
     """
     if kg is None:
         return Found(False, "keras-gemma-kernels is not installed")
+    name = f"keras-gemma-kernels {kg.__version__}"
     if not kg.__version__.startswith(_SERIES):
-        return Found(False, f"keras-gemma-kernels {kg.__version__} is not of the series {_SERIES}x")
-    if os.environ.get(VARIABLE) == "0":
-        return Found(False, f"declined by {VARIABLE}=0")
+        return Found(False, f"{name} is not of the series {_SERIES}x")
+    if os.environ.get(VARIABLE) == "0":  # before the library is loaded: that may be why
+        return Found(False, f"{name}, declined by {VARIABLE}=0")
     backend = keras.config.backend()
     if not traits().takes_kernels:
-        return Found(False, f"not for {backend} on this device")
+        return Found(False, f"{name}, not for {backend} on this device")
     available = kg.available(backend)
     if available.isa is None:
-        return Found(False, available.reason)
-    return Found(True, f"keras-gemma-kernels {kg.__version__}, {available.isa}")
+        return Found(False, f"{name}: {available.reason}")
+    return Found(True, f"{name}, {available.isa}")

@@ -1,7 +1,9 @@
 import json
 
+import keras
 import pytest
 
+from keras_gemma.generation.compiled import traits
 from keras_gemma.presets import bundle
 
 pytestmark = pytest.mark.once
@@ -30,13 +32,33 @@ def test_a_folder_is_told_too(run, tmp_path):
 
 
 def test_an_installation_is_told_with_its_backend_and_devices(run):
-    import keras
-
     facts = json.loads(run("info", "--json").stdout)
     assert facts["backend"] == keras.config.backend()
     assert facts["keras"] == keras.__version__
     assert facts["devices"]
     assert "keras gemma" in run("info").stdout
+
+
+@pytest.mark.parametrize("declined", [False, True])
+def test_an_installation_tells_the_kernels_that_it_uses(run, declined, monkeypatch):
+    package = pytest.importorskip("keras_gemma_kernels")
+    monkeypatch.setenv("KERAS_GEMMA_KERNELS", "0" if declined else "1")
+    told = json.loads(run("info", "--json").stdout)["kernels"]
+    if declined:
+        reason = "declined by KERAS_GEMMA_KERNELS=0"
+    elif not traits().takes_kernels:
+        reason = f"not for {keras.config.backend()} on this device"
+    else:
+        reason = package.available().isa
+    assert told["which"] == f"keras-gemma-kernels {package.__version__}, {reason}"
+    assert told["used"] == (not declined and traits().takes_kernels)
+    assert told["which"] in run("info").stdout
+
+
+def test_an_installation_without_kernels_says_so(run, monkeypatch):
+    monkeypatch.setattr("keras_gemma.generation.kernels.kg", None)
+    told = json.loads(run("info", "--json").stdout)["kernels"]
+    assert told == {"used": False, "which": "keras-gemma-kernels is not installed"}
 
 
 def test_unknown_and_broken_presets_have_their_exit_codes(run, tmp_path):

@@ -106,11 +106,10 @@ def test_numbers_of_rows_are_those_of_their_beams(model):
         assert answers(asked(model, alone, [prompt]), [prompt]) == [got[row]]
 
 
-@pytest.mark.parametrize("plan", ["auto", "none"])
-def test_compiled_it_finds_the_same(model, plan):
+@pytest.mark.parametrize("options", [{"run_eagerly": False}, {"plan": "none"}])
+def test_compiled_and_without_a_plan_it_finds_the_same(model, options):
     sampler = BeamSampler(3, True, temperature=TEMPERATURE)
-    expected = asked(model, sampler)
-    got = asked(model, sampler, run_eagerly=False, plan=plan)
+    expected, got = asked(model, sampler), asked(model, sampler, **options)
     assert (got["token_ids"] == expected["token_ids"]).all()
     np.testing.assert_allclose(got["log_probs"], expected["log_probs"], rtol=1e-4)
 
@@ -154,7 +153,7 @@ def test_caches_grow_with_the_text(model):
         model.backbone.config,
         model.compute_dtype,
     )
-    search, texts = BeamSearch(engine), []
+    search, texts = BeamSearch(engine, eager=True), []
     for limit in (270, 2000):
         state = search.start([Request(prompt, limit)])
         slots = [_longest(state.caches)]

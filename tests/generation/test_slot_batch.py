@@ -70,9 +70,8 @@ def check(engine, seed, count):
             assert ticket.finish_reason == ("stop" if stopped else "length")
 
 
-def test_random_schedules(engine):
-    for seed in range(3):
-        check(engine, seed, 12)
+def test_a_random_schedule(engine):
+    check(engine, 0, 12)
 
 
 @pytest.mark.slow

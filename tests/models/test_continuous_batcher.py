@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from keras_gemma import ContinuousBatcher, GemmaCausalLM
+from keras_gemma.constraints import Choices
 
 PROMPTS = [
     "Once upon a time",
@@ -86,6 +87,22 @@ def test_cancelling_under_asyncio(batcher, expected):
     answer, said = asyncio.run(cut())
     assert answer.finish_reason == "cancelled" and answer.text == said
     assert said and expected[0].startswith(said[: len(expected[0])]) and not batcher.is_busy
+
+
+def test_those_beside_and_behind_a_constrained_text_are_free(batcher, expected):
+    bound, *free = (
+        batcher.submit(prompt, max_new_tokens=12, constraint=constraint)
+        for prompt, constraint in zip(PROMPTS[:3], (Choices([" yes", " no"]), None, None))
+    )
+    batcher.run()
+    assert bound.text in (" yes", " no") and bound.finish_reason == "stop"
+    assert [answer.text for answer in free] == expected[1:3]
+
+
+def test_a_constrained_text_that_is_cut_short_says_so(batcher):
+    whole = " a long answer indeed"
+    answer = batcher.submit(PROMPTS[0], max_new_tokens=2, constraint=Choices([whole]))
+    assert answer.result() and whole.startswith(answer.text) and answer.finish_reason == "length"
 
 
 def test_what_is_wrong_is_told(batcher, model):

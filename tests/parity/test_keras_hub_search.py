@@ -8,6 +8,7 @@ stopped go on.
 import cases
 import numpy as np
 import pytest
+from conftest import loud
 from keras import ops
 from test_keras_hub import theirs
 
@@ -30,6 +31,7 @@ class AllBeams(keras_hub.samplers.BeamSampler):
 @pytest.fixture(scope="module")
 def models():
     ours, reference = cases.make("Gemma 2"), theirs("Gemma 2")
+    loud(ours.backbone, seed=3)
     for variable, theirs_ in zip(ours.variables, reference.variables):
         theirs_.assign(variable)
     return ours, reference
@@ -66,11 +68,12 @@ def test_beams(models, count):
 def test_candidates(models, k, alpha):
     """Of prompts of unlike lengths, one of which stops before the other."""
     ours, reference = models
-    batch = prompts(4, 7)
-    whole = asked(ours, ContrastiveSampler(k, alpha), batch)["token_ids"]
+    batch, sampler = prompts(4, 7), ContrastiveSampler(k, alpha, temperature=TEMPERATURE)
+    whole = asked(ours, sampler, batch)["token_ids"]
     stop = [int(whole[0, 6])]
-    got = asked(ours, ContrastiveSampler(k, alpha), batch, stop)
-    expected = asked(reference, keras_hub.samplers.ContrastiveSampler(k, alpha), batch, stop)
+    got = asked(ours, sampler, batch, stop)
+    their_sampler = keras_hub.samplers.ContrastiveSampler(k, alpha, temperature=TEMPERATURE)
+    expected = asked(reference, their_sampler, batch, stop)
     assert (got["padding_mask"] == expected["padding_mask"]).all()
     real = got["padding_mask"] > 0
     assert (got["token_ids"] == expected["token_ids"])[real].all()
