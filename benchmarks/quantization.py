@@ -59,10 +59,9 @@ def log_probs(stack, ids, segments):
 
 
 def compared(stack, reference, data) -> dict:
-    """Divergence and agreement over the tokens that count."""
+    """Divergence and agreement over the tokens that count; `reference` is a list of `log_probs`."""
     divergence, same, tokens = 0.0, 0, 0
-    of_both = zip(log_probs(stack, *data[:2]), log_probs(reference, *data[:2]))
-    for (part, ours), (_, exact) in of_both:
+    for (part, ours), (_, exact) in zip(log_probs(stack, *data[:2]), reference):
         counts = data[2][part] > 0
         terms = (np.exp(exact) * (exact - ours)).sum(-1, dtype="float64")
         divergence += terms[counts].sum()
@@ -79,18 +78,19 @@ def main():
     def loaded():
         return GemmaCausalLM.from_preset(PRESET, dtype="float32")
 
-    reference = loaded()
-    data, found = rows(reference.preprocessor.tokenizer), {}
+    exact = loaded()
+    data, found = rows(exact.preprocessor.tokenizer), {}
+    reference = list(log_probs(exact.backbone.stack, *data[:2]))
     for name, arguments in forms().items():
         model = loaded()
         model.quantize(**arguments)
         stack = model.backbone.stack
-        found[name] = {"layers": compared(stack, reference.backbone.stack, data)}
+        found[name] = {"layers": compared(stack, reference, data)}
         if kernels.found().used:
             weights = weights_for(stack, model.backbone.variables, True)
             weights.refresh()
             planned = weights.stack(weights.arrays)
-            found[name]["kernels"] = compared(planned, reference.backbone.stack, data)
+            found[name]["kernels"] = compared(planned, reference, data)
         print(name, json.dumps(found[name]), flush=True)
     result = {
         **circumstances(),

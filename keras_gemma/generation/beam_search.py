@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gemma.generation.engine import Engine, _recorded
-from keras_gemma.generation.search import Search, rows_of, with_token
-from keras_gemma.generation.state import GenerationState, numpy
+from keras_gemma.generation.engine import Engine
+from keras_gemma.generation.search import Search, rows_of
+from keras_gemma.generation.state import GenerationState, numpy, recorded, with_token
 from keras_gemma.samplers import NO_TOKEN, SamplingContext
 
 
@@ -117,7 +117,7 @@ class BeamSearch(Search):
         records = beams.records
         if records:
             likely_RV = ops.take(logits_RV, parent_R, axis=0)
-            records = _recorded(records, here_RL, likely_RV, token_R)
+            records = recorded(records, here_RL, likely_RV, token_R)
         beams = Beams(ids_RL, lengths_R, log_probs_R, going_R, records)
 
         def best(x_R):

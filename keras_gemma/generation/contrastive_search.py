@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_gemma.generation import kv_cache
-from keras_gemma.generation.engine import Engine, _recorded
-from keras_gemma.generation.search import Search, rows_of, with_token
+from keras_gemma.generation.engine import Engine
+from keras_gemma.generation.search import Search, rows_of
+from keras_gemma.generation.state import recorded, with_token
 from keras_gemma.samplers import NO_TOKEN, SamplingContext
 
 
@@ -75,7 +76,7 @@ class ContrastiveSearch(Search):
             token_ids=token_ids,
             lengths=lengths_B,
             running=running_B,
-            records=records and _recorded(records, here_BL, known.logits, token_B),
+            records=records and recorded(records, here_BL, known.logits, token_B),
             caches=kv_cache.each(caches, lambda x_R: ops.take(x_R, again_R, axis=0)),
             draft=Remembered(
                 ops.take(logits_RV, best_B, axis=0),

@@ -20,10 +20,11 @@ from keras_gemma.generation.prompts import chunks_of, common_prefix
 from keras_gemma.generation.state import (
     GenerationState,
     Request,
-    TokenRecords,
     bucket,
     numpy,
     opening_state,
+    recorded,
+    with_token,
 )
 from keras_gemma.generation.weights import Weights
 from keras_gemma.layers import Positions
@@ -314,17 +315,14 @@ class Engine:
                 _bits(state.allowed, logits_BV.shape[-1]), logits_BV, _FORBIDDEN
             )
         chosen_B = ops.cast(self.sampler(possible_BV, context), "int32")
-        here_BL = ops.arange(state.token_ids.shape[1], dtype="int32") == state.lengths[:, None]
-        here_BL = ops.logical_and(here_BL, going_B[:, None])
-        lengths_B = state.lengths + ops.cast(going_B, "int32")
-        stopped_B = ops.any(ops.equal(chosen_B[:, None], state.stops), axis=-1)
-        stopped_B = ops.logical_or(stopped_B, lengths_B >= state.limits)
-        stopped_B = ops.logical_and(stopped_B, going_B)
+        grown = with_token(
+            state.token_ids, state.lengths, going_B, chosen_B, state.stops, state.limits
+        )
         state = state._replace(
-            token_ids=ops.where(here_BL, chosen_B[:, None], state.token_ids),
-            lengths=lengths_B,
-            running=ops.logical_and(state.running, ops.logical_not(stopped_B)),
-            records=state.records and _recorded(state.records, here_BL, logits_BV, chosen_B),
+            token_ids=grown.token_ids,
+            lengths=grown.lengths,
+            running=ops.where(going_B, grown.going, state.running),
+            records=state.records and recorded(state.records, grown.here, logits_BV, chosen_B),
         )
         return state, chosen_B
 
@@ -358,20 +356,3 @@ def _bits(words_BW, width):
     token_V = ops.arange(width, dtype="int32")
     word_BV = ops.take(words_BW, token_V // 32, axis=1)
     return (ops.right_shift(word_BV, token_V % 32) & 1) > 0
-
-
-def _recorded(records, here_BL, logits_BV, chosen_B):
-    """The records with what the model, whatever was then chosen from it, thought of a token."""
-    logits_BV = ops.cast(logits_BV, "float32")
-    log_probs_BV = logits_BV - ops.logsumexp(logits_BV, axis=-1, keepdims=True)
-    of_chosen_B1 = ops.take_along_axis(log_probs_BV, chosen_B[:, None], axis=1)
-    log_probs = ops.where(here_BL, of_chosen_B1, records.log_probs)
-    if not (top := records.top_ids.shape[-1]):
-        return records._replace(log_probs=log_probs)
-    best, ids = ops.top_k(log_probs_BV, k=top)
-    here_BL1 = here_BL[:, :, None]
-    return TokenRecords(
-        log_probs,
-        ops.where(here_BL1, ops.cast(ids, "int32")[:, None], records.top_ids),
-        ops.where(here_BL1, best[:, None], records.top_log_probs),
-    )

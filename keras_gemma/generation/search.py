@@ -4,7 +4,7 @@ B texts, K rows of each, R = B * K, T tokens of a chunk, L longest text (buckete
 V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from keras import ops
 
@@ -15,7 +15,6 @@ from keras_gemma.generation.engine import Engine
 from keras_gemma.generation.prompts import chunks_of
 from keras_gemma.generation.state import GenerationState, Request, numpy, opening_state
 from keras_gemma.layers import Positions
-from keras_gemma.samplers import NO_TOKEN
 
 
 class Search:
@@ -150,33 +149,6 @@ class Search:
         stack = self.weights.stack(found)
         hidden, caches = stack.hidden_states(ids_RT, positions, caches)
         return hidden, stack.logits(hidden), caches
-
-
-class Grown(NamedTuple):
-    """Texts with a token more, those of them that were going."""
-
-    token_ids: Any  # int32 BL
-    lengths: Any  # int32 B
-    going: Any  # bool B, those that have not stopped now
-    here: Any  # bool BL, where the new token stands
-
-
-def with_token(token_ids_BL, lengths_B, going_B, chosen_B, stops_Bn, limits_B) -> Grown:
-    """A text's next token put in its place, and whether it ends the text.
-
-    >>> grown = with_token(*map(ops.array, ([[5, 0]], [1], [True], [7], [[7]], [2])))
-    >>> ops.convert_to_numpy(grown.token_ids).tolist(), ops.convert_to_numpy(grown.going).tolist()
-    ([[5, 7]], [False])
-    """
-    place_L = ops.arange(token_ids_BL.shape[1], dtype="int32")
-    here_BL = ops.logical_and(place_L == lengths_B[:, None], going_B[:, None])
-    lengths_B = lengths_B + ops.cast(going_B, "int32")
-    ends_B = ops.any(ops.equal(chosen_B[:, None], stops_Bn), axis=-1)
-    for reason in (lengths_B >= limits_B, ops.equal(chosen_B, NO_TOKEN)):
-        ends_B = ops.logical_or(ends_B, reason)
-    going_B = ops.logical_and(going_B, ops.logical_not(ends_B))
-    token_ids_BL = ops.where(here_BL, chosen_B[:, None], token_ids_BL)
-    return Grown(token_ids_BL, lengths_B, going_B, here_BL)
 
 
 def rows_of(texts: int, each: int, choice: Any) -> Any:

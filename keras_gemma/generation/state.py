@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_gemma.samplers import NO_TOKEN
+
 
 class Request(NamedTuple):
     """One text to be made."""
@@ -119,6 +121,52 @@ def allowed_rows(requests: Sequence[Request], array) -> Any:
         if found is not None:
             row[:] = found
     return array(rows)
+
+
+class Grown(NamedTuple):
+    """Texts with a token more, those of them that were going."""
+
+    token_ids: Any  # int32 BL
+    lengths: Any  # int32 B
+    going: Any  # bool B, those that have not stopped now
+    here: Any  # bool BL, where the new token stands
+
+
+def with_token(
+    token_ids_BL: Any, lengths_B: Any, going_B: Any, chosen_B: Any, stops_Bn: Any, limits_B: Any
+) -> Grown:
+    """A text's next token put in its place, and whether it ends the text.
+
+    >>> grown = with_token(*map(ops.array, ([[5, 0]], [1], [True], [7], [[7]], [2])))
+    >>> ops.convert_to_numpy(grown.token_ids).tolist(), ops.convert_to_numpy(grown.going).tolist()
+    ([[5, 7]], [False])
+    """
+    place_L = ops.arange(token_ids_BL.shape[1], dtype="int32")
+    here_BL = ops.logical_and(place_L == lengths_B[:, None], going_B[:, None])
+    lengths_B = lengths_B + ops.cast(going_B, "int32")
+    ends_B = ops.any(ops.equal(chosen_B[:, None], stops_Bn), axis=-1)
+    for reason in (lengths_B >= limits_B, ops.equal(chosen_B, NO_TOKEN)):
+        ends_B = ops.logical_or(ends_B, reason)
+    going_B = ops.logical_and(going_B, ops.logical_not(ends_B))
+    token_ids_BL = ops.where(here_BL, chosen_B[:, None], token_ids_BL)
+    return Grown(token_ids_BL, lengths_B, going_B, here_BL)
+
+
+def recorded(records: TokenRecords, here_BL: Any, logits_BV: Any, chosen_B: Any) -> TokenRecords:
+    """The records with what the model, whatever was then chosen from it, thought of a token."""
+    logits_BV = ops.cast(logits_BV, "float32")
+    log_probs_BV = logits_BV - ops.logsumexp(logits_BV, axis=-1, keepdims=True)
+    of_chosen_B1 = ops.take_along_axis(log_probs_BV, chosen_B[:, None], axis=1)
+    log_probs = ops.where(here_BL, of_chosen_B1, records.log_probs)
+    if not (top := records.top_ids.shape[-1]):
+        return records._replace(log_probs=log_probs)
+    best, ids = ops.top_k(log_probs_BV, k=top)
+    here_BL1 = here_BL[:, :, None]
+    return TokenRecords(
+        log_probs,
+        ops.where(here_BL1, ops.cast(ids, "int32")[:, None], records.top_ids),
+        ops.where(here_BL1, best[:, None], records.top_log_probs),
+    )
 
 
 def bucket(length: int) -> int:

@@ -59,11 +59,12 @@ def test_a_text_made_before_is_not_held_on_to():
 @pytest.mark.parametrize("form", ["int8", "int4"])
 def test_it_is_saved_and_loaded_as_it_is(form, tmp_path):
     tiny = GemmaCausalLM.from_preset("gemma_tiny_en")
+    weights = tiny.count_params()
     tiny.quantize(form)
     tiny.save_to_preset(tmp_path / "preset")
     tiny.save(tmp_path / "whole.keras")
     bytes_of = (tmp_path / "preset" / "model.weights.h5").stat().st_size
-    assert bytes_of < 4 * tiny.count_params()
+    assert bytes_of < weights * (1.2 if form == "int8" else 0.8)  # scales, and HDF5's own
     from_preset = GemmaCausalLM.from_preset(str(tmp_path / "preset"))
     for again in (from_preset, keras.saving.load_model(tmp_path / "whole.keras")):
         assert {layer.quantization_mode for layer in quantizable_layers(again)} == {form}
