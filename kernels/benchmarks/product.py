@@ -19,7 +19,8 @@ from pathlib import Path
 import keras_gemma_kernels as kg
 import numpy as np
 from keras_gemma_kernels import _native
-from keras_gemma_kernels.packed import aligned, data_shape
+from keras_gemma_kernels.memory import aligned
+from keras_gemma_kernels.packed import data_shape
 
 SHAPES = {
     "qkv": (640, 1536),

@@ -1,5 +1,5 @@
 // Which instruction set runs: the best this processor has, unless the environment names another.
-#include "kernels.h"
+#include "ahead.h"
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -48,6 +48,8 @@ uint64_t saved_state() {
 #endif
 }
 
+bool is_intel() { return cpuid(0, 0).c == 0x6c65746e; } // "ntel", the end of its name
+
 bool all(uint32_t word, std::initializer_list<int> bits) {
   for (int bit : bits)
     if (!(word >> bit & 1)) return false;
@@ -68,9 +70,8 @@ std::vector<const Kernels *> supported() {
   // AVX-512 F, DQ, BW, VL; VNNI
   if ((saved & 0xe0) == 0xe0 && all(more.b, {16, 17, 30, 31}) && all(more.c, {11})) {
     found.push_back(vnni_kernels());
-    const bool intel = cpuid(0, 0).c == 0x6c65746e; // "ntel", the end of its name
-    found.push_back(intel ? avx512_kernels() : avx512_wide_kernels());
-    found.push_back(intel ? avx512_wide_kernels() : avx512_kernels());
+    found.push_back(is_intel() ? avx512_kernels() : avx512_wide_kernels());
+    found.push_back(is_intel() ? avx512_wide_kernels() : avx512_kernels());
   }
   return found;
 }
@@ -123,6 +124,15 @@ const Kernels *&chosen() {
 }
 
 } // namespace
+
+bool one_row_fetches() {
+#ifdef KG_X86
+  static const bool intel = is_intel();
+  return intel;
+#else
+  return false;
+#endif
+}
 
 const Kernels &kernels() { return *chosen(); }
 

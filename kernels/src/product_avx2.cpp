@@ -10,7 +10,7 @@
 namespace kg {
 namespace {
 
-template <int M, int KIND>
+template <int M, int KIND, bool FETCH = rows_fetch(KIND, M)>
 void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const uint8_t *panel, float *out,
                    int64_t stride, bool first) {
   const __m256i upper = _mm256_set1_epi32((int)0xffff0000);
@@ -22,7 +22,7 @@ void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const 
       sums[m][j] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + m * stride + 8 * j);
   }
   for (int64_t u = u0; u < u1; u++, panel += 4 * PANEL) {
-    fetch_ahead(panel, 4 * PANEL);
+    fetch_ahead<FETCH>(panel, 4 * PANEL);
     for (int j = 0; j < 4; j++) {
       const __m256i w = _mm256_loadu_si256((const __m256i *)(panel + 32 * j));
       for (int m = 0; m < M; m++)
@@ -80,53 +80,49 @@ inline float sum_of(__m256 v) {
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
 
-// M rows by two outputs, each in two chains of additions.
-template <int M, int N, int HALF>
+// M rows by one output, in two chains of sixteen sums: a single one would wait for its own additions.
+template <int M, int HALF, bool FETCH>
 inline void dots_of(const float *x, int64_t inputs, const uint8_t *weights, float *out, int64_t stride) {
-  const int64_t bytes = inputs * (HALF ? 2 : 4), whole = inputs / 16 * 16;
-  __m256 sums[2][M][N];
-  for (int h = 0; h < 2; h++)
-    for (int m = 0; m < M; m++)
-      for (int n = 0; n < N; n++) sums[h][m][n] = _mm256_setzero_ps();
-  for (int64_t k = 0; k < whole; k += 16) {
-    for (int n = 0; n < N; n++) fetch_ahead(weights + n * bytes + k * (HALF ? 2 : 4), HALF ? 32 : 64);
-    for (int h = 0; h < 2; h++)
-      for (int n = 0; n < N; n++) {
-        const __m256 w = weights_at<HALF>(weights + n * bytes, k + 8 * h);
-        for (int m = 0; m < M; m++)
-          sums[h][m][n] = _mm256_fmadd_ps(_mm256_loadu_ps(x + m * inputs + k + 8 * h), w, sums[h][m][n]);
-      }
-  }
+  const int64_t whole = inputs / 32 * 32;
+  __m256 sums[M][4];
   for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) {
-      float sum = sum_of(_mm256_add_ps(sums[0][m][n], sums[1][m][n]));
-      for (int64_t k = whole; k < inputs; k++) {
-        float w;
-        if (HALF) {
-          uint16_t half;
-          memcpy(&half, weights + n * bytes + 2 * k, 2);
-          w = bfloat16_to_float(half);
-        } else {
-          memcpy(&w, weights + n * bytes + 4 * k, 4);
-        }
-        sum += x[m * inputs + k] * w;
-      }
-      out[m * stride + n] = sum;
+    for (int i = 0; i < 4; i++) sums[m][i] = _mm256_setzero_ps();
+  for (int64_t k = 0; k < whole; k += 32) {
+    fetch_ahead<FETCH>(weights + k * (HALF ? 2 : 4), HALF ? 64 : 128);
+    for (int i = 0; i < 4; i++) {
+      const __m256 w = weights_at<HALF>(weights, k + 8 * i);
+      for (int m = 0; m < M; m++)
+        sums[m][i] = _mm256_fmadd_ps(_mm256_loadu_ps(x + m * inputs + k + 8 * i), w, sums[m][i]);
     }
+  }
+  for (int m = 0; m < M; m++) {
+    const __m256 low = _mm256_add_ps(sums[m][0], sums[m][2]), high = _mm256_add_ps(sums[m][1], sums[m][3]);
+    float sum = sum_of(_mm256_add_ps(low, high));
+    for (int64_t k = whole; k < inputs; k++) {
+      float w;
+      if (HALF) {
+        uint16_t half;
+        memcpy(&half, weights + 2 * k, 2);
+        w = bfloat16_to_float(half);
+      } else {
+        memcpy(&w, weights + 4 * k, 4);
+      }
+      sum += x[m * inputs + k] * w;
+    }
+    out[m * stride] = sum;
+  }
 }
 
-template <int M, int HALF>
+template <int M, int HALF, bool FETCH>
 void dots(const float *x, int64_t inputs, const uint8_t *weights, int64_t outputs, float *out, int64_t stride) {
-  constexpr int N = M > 1 ? 2 : 1; // one row reads memory as one stream
-  const int64_t bytes = inputs * (HALF ? 2 : 4);
-  int64_t n = 0;
-  for (; n + N <= outputs; n += N) dots_of<M, N, HALF>(x, inputs, weights + n * bytes, out + n, stride);
-  if (n < outputs) dots_of<M, 1, HALF>(x, inputs, weights + n * bytes, out + n, stride);
+  for (int64_t n = 0; n < outputs; n++, weights += inputs * (HALF ? 2 : 4))
+    dots_of<M, HALF, FETCH>(x, inputs, weights, out + n, stride);
 }
 
 template <int M> void set_dots(Kernels &k) {
-  k.dots[0][M] = dots<M, 0>;
-  k.dots[1][M] = dots<M, 1>;
+  const bool fetch = M > 1 || one_row_fetches();
+  k.dots[0][M] = fetch ? dots<M, 0, true> : dots<M, 0, false>;
+  k.dots[1][M] = fetch ? dots<M, 1, true> : dots<M, 1, false>;
   if constexpr (M > 1) set_dots<M - 1>(k);
 }
 
@@ -144,13 +140,13 @@ inline __m256i dot8(__m256i w, __m256i q, __m256i magnitude) {
   return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 
-template <int KIND>
+template <int KIND, bool FETCH>
 void product_int8(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const uint8_t *panel, float *out,
                   int64_t, bool first) {
   __m256 sums[4];
   for (int j = 0; j < 4; j++) sums[j] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + 8 * j);
   for (int64_t u = u0; u < u1; u++, panel += unit_of(KIND).bytes) {
-    fetch_ahead(panel, unit_of(KIND).bytes);
+    fetch_ahead<FETCH>(panel, unit_of(KIND).bytes);
     const int64_t block = row * rows.blocks + u;
     const __m256 scale = _mm256_set1_ps(rows.scale[block]);
     __m256i dots[4];
@@ -173,13 +169,14 @@ void product_int8(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const u
   for (int j = 0; j < 4; j++) _mm256_storeu_ps(out + 8 * j, sums[j]);
 }
 
+template <bool FETCH>
 void product_int4(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const uint8_t *panel, float *out,
                   int64_t, bool first) {
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
   __m256 sums[4];
   for (int j = 0; j < 4; j++) sums[j] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + 8 * j);
   for (int64_t u = u0; u < u1; u++, panel += unit_of(INT4).bytes) {
-    fetch_ahead(panel, unit_of(INT4).bytes);
+    fetch_ahead<FETCH>(panel, unit_of(INT4).bytes);
     const int64_t block = row * rows.blocks + u;
     const __m256 scale = _mm256_set1_ps(rows.scale[block]);
     const __m256i start = _mm256_set1_epi32(-8 * rows.sum[block]);
@@ -205,7 +202,7 @@ void product_int4(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const u
 }
 
 template <int KIND> void set_floats(Kernels &k) {
-  k.product[KIND][1] = product_float<1, KIND>;
+  k.product[KIND][1] = one_row_fetches() ? product_float<1, KIND, true> : product_float<1, KIND>;
   k.product[KIND][2] = product_float<2, KIND>;
   k.product[KIND][3] = product_float<3, KIND>;
   k.group[KIND] = 3;
@@ -216,9 +213,10 @@ Kernels make() {
   k.name = "avx2";
   set_floats<FLOAT32>(k);
   set_floats<BFLOAT16>(k);
-  k.product[INT8][1] = product_int8<INT8>;
-  k.product[INT8_CHANNEL][1] = product_int8<INT8_CHANNEL>;
-  k.product[INT4][1] = product_int4;
+  const bool fetch = one_row_fetches();
+  k.product[INT8][1] = fetch ? product_int8<INT8, true> : product_int8<INT8, false>;
+  k.product[INT8_CHANNEL][1] = fetch ? product_int8<INT8_CHANNEL, true> : product_int8<INT8_CHANNEL, false>;
+  k.product[INT4][1] = fetch ? product_int4<true> : product_int4<false>;
   set_tiles<6>(k);
   k.tile_rows = 6;
   set_dots<3>(k);

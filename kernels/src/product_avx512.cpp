@@ -26,7 +26,7 @@ template <int M> inline void end(const __m512 (&sums)[M][2], float *out, int64_t
     for (int j = 0; j < 2; j++) _mm512_storeu_ps(out + m * stride + 16 * j, sums[m][j]);
 }
 
-template <int M, int KIND>
+template <int M, int KIND, bool FETCH = rows_fetch(KIND, M)>
 void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const uint8_t *panel, float *out,
                    int64_t stride, bool first) {
   const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
@@ -34,7 +34,7 @@ void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const 
   __m512 sums[M][2];
   begin<M>(sums, out, stride, first);
   for (int64_t u = u0; u < u1; u++, panel += 4 * PANEL) {
-    fetch_ahead(panel, 4 * PANEL);
+    fetch_ahead<FETCH>(panel, 4 * PANEL);
     const __m512i w[2] = {load(panel), load(panel + 64)};
     for (int m = 0; m < M; m++)
       if (KIND == FLOAT32) {
@@ -81,42 +81,50 @@ template <int HALF> inline __m512 weights_at(const uint8_t *row, int64_t k, __mm
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-// M rows by N outputs; N is 2 for several rows, so that what is loaded is used more than once.
-template <int M, int N, int HALF>
+// M rows by N outputs, each in two chains of sixteen sums: a single one would wait for its own additions. N is 2
+// for several rows, so that what is loaded is used more than once.
+template <int M, int N, int HALF, bool FETCH>
 inline void dots_of(const float *x, int64_t inputs, const uint8_t *weights, float *out, int64_t stride) {
-  const int64_t bytes = inputs * (HALF ? 2 : 4);
-  __m512 sums[M][N];
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) sums[m][n] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < inputs; k += 16) {
-    const __mmask16 some = inputs - k < 16 ? (__mmask16)((1 << (inputs - k)) - 1) : (__mmask16)0xffff;
+  const int64_t bytes = inputs * (HALF ? 2 : 4), whole = inputs / 32 * 32;
+  __m512 sums[2][M][N];
+  for (int h = 0; h < 2; h++)
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) sums[h][m][n] = _mm512_setzero_ps();
+  const auto add = [&](__m512 (&to)[M][N], int64_t k, __mmask16 some) {
     __m512 w[N];
-    for (int n = 0; n < N; n++) {
-      if (HALF == 0 || k % 32 == 0) fetch_ahead(weights + n * bytes + k * (HALF ? 2 : 4), 64);
-      w[n] = weights_at<HALF>(weights + n * bytes, k, some);
-    }
-#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) w[n] = weights_at<HALF>(weights + n * bytes, k, some);
+#pragma GCC unroll 6
     for (int m = 0; m < M; m++) {
       const __m512 a = _mm512_maskz_loadu_ps(some, x + m * inputs + k);
-      for (int n = 0; n < N; n++) sums[m][n] = _mm512_fmadd_ps(a, w[n], sums[m][n]);
+      for (int n = 0; n < N; n++) to[m][n] = _mm512_fmadd_ps(a, w[n], to[m][n]);
     }
+  };
+  for (int64_t k = 0; k < whole; k += 32) {
+    for (int n = 0; n < N; n++) fetch_ahead<FETCH>(weights + n * bytes + k * (HALF ? 2 : 4), HALF ? 64 : 128);
+    add(sums[0], k, 0xffff);
+    add(sums[1], k + 16, 0xffff);
   }
+  for (int64_t k = whole, h = 0; k < inputs; k += 16, h++)
+    add(sums[h], k, inputs - k < 16 ? (__mmask16)((1 << (inputs - k)) - 1) : (__mmask16)0xffff);
   for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) out[m * stride + n] = _mm512_reduce_add_ps(sums[m][n]);
+    for (int n = 0; n < N; n++)
+      out[m * stride + n] = _mm512_reduce_add_ps(_mm512_add_ps(sums[0][m][n], sums[1][m][n]));
 }
 
-template <int M, int HALF>
+template <int M, int HALF, bool FETCH>
 void dots(const float *x, int64_t inputs, const uint8_t *weights, int64_t outputs, float *out, int64_t stride) {
   constexpr int N = M > 1 ? 2 : 1; // one row reads memory as one stream
   const int64_t bytes = inputs * (HALF ? 2 : 4);
   int64_t n = 0;
-  for (; n + N <= outputs; n += N) dots_of<M, N, HALF>(x, inputs, weights + n * bytes, out + n, stride);
-  if (n < outputs) dots_of<M, 1, HALF>(x, inputs, weights + n * bytes, out + n, stride);
+  for (; n + N <= outputs; n += N)
+    dots_of<M, N, HALF, FETCH>(x, inputs, weights + n * bytes, out + n, stride);
+  if (n < outputs) dots_of<M, 1, HALF, FETCH>(x, inputs, weights + n * bytes, out + n, stride);
 }
 
 template <int M> void set_dots(Kernels &k) {
-  k.dots[0][M] = dots<M, 0>;
-  k.dots[1][M] = dots<M, 1>;
+  const bool fetch = M > 1 || one_row_fetches();
+  k.dots[0][M] = fetch ? dots<M, 0, true> : dots<M, 0, false>;
+  k.dots[1][M] = fetch ? dots<M, 1, true> : dots<M, 1, false>;
   if constexpr (M > 1) set_dots<M - 1>(k);
 }
 
@@ -126,7 +134,7 @@ inline __m512i dot(__m512i sums, __m512i w, const int8_t *q) {
   return _mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(bits));
 }
 
-template <int M, int KIND>
+template <int M, int KIND, bool FETCH = rows_fetch(KIND, M)>
 void product_integer(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const uint8_t *panel, float *out,
                      int64_t stride, bool first) {
   constexpr int groups = KIND == INT4 ? 4 : 8, offset = KIND == INT4 ? 8 : 128;
@@ -134,7 +142,7 @@ void product_integer(const Rows &rows, int64_t row, int64_t u0, int64_t u1, cons
   __m512 sums[M][2];
   begin<M>(sums, out, stride, first);
   for (int64_t u = u0; u < u1; u++, panel += unit_of(KIND).bytes) {
-    fetch_ahead(panel, unit_of(KIND).bytes);
+    fetch_ahead<FETCH>(panel, unit_of(KIND).bytes);
     const int64_t block = row * rows.blocks + u;
     __m512i dots[M][2];
     for (int m = 0; m < M; m++)
@@ -167,7 +175,11 @@ void product_integer(const Rows &rows, int64_t row, int64_t u0, int64_t u1, cons
 }
 
 template <int KIND> void set_few(Kernels &k) {
-  k.product[KIND][1] = KIND < INT8 ? product_float<1, KIND> : product_integer<1, KIND>;
+  const bool fetch = one_row_fetches();
+  if constexpr (KIND < INT8)
+    k.product[KIND][1] = fetch ? product_float<1, KIND, true> : product_float<1, KIND>;
+  else
+    k.product[KIND][1] = fetch ? product_integer<1, KIND, true> : product_integer<1, KIND>;
   k.product[KIND][2] = KIND < INT8 ? product_float<2, KIND> : product_integer<2, KIND>;
   k.product[KIND][3] = KIND < INT8 ? product_float<3, KIND> : product_integer<3, KIND>;
 }
@@ -205,8 +217,8 @@ Kernels make(bool wide) {
   set_integers<INT4>(k);
   set_tiles<12>(k);
   k.tile_rows = 12;
-  set_dots<8>(k);
-  k.dots_group = 8;
+  set_dots<6>(k); // in 24 of the 32 registers
+  k.dots_group = 6;
   set_vector_ops(k);
   return k;
 }

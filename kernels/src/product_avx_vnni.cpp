@@ -7,9 +7,9 @@ namespace kg {
 static Kernels make() {
   Kernels k = *avx2_kernels();
   k.name = "avx_vnni";
-  k.product[INT8][1] = product_vnni<1, INT8>;
-  k.product[INT8_CHANNEL][1] = product_vnni<1, INT8_CHANNEL>;
-  k.product[INT4][1] = product_vnni<1, INT4>;
+  set_one_row<INT8>(k);
+  set_one_row<INT8_CHANNEL>(k);
+  set_one_row<INT4>(k);
   return k;
 }
 

@@ -5,7 +5,7 @@
 namespace kg {
 
 template <int KIND> static void set_integers(Kernels &k) {
-  k.product[KIND][1] = product_vnni<1, KIND>;
+  set_one_row<KIND>(k);
   k.product[KIND][2] = product_vnni<2, KIND>;
   k.product[KIND][3] = product_vnni<3, KIND>;
   k.group[KIND] = 3;

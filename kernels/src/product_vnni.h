@@ -17,7 +17,7 @@ inline __m256i four_bytes(const int8_t *q) {
   return _mm256_set1_epi32(bits);
 }
 
-template <int M, int KIND>
+template <int M, int KIND, bool FETCH = rows_fetch(KIND, M)>
 void product_vnni(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const uint8_t *panel, float *out,
                   int64_t stride, bool first) {
   constexpr int groups = KIND == INT4 ? 4 : 8, offset = KIND == INT4 ? 8 : 128;
@@ -27,7 +27,7 @@ void product_vnni(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const u
     for (int j = 0; j < 4; j++)
       sums[m][j] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + m * stride + 8 * j);
   for (int64_t u = u0; u < u1; u++, panel += unit_of(KIND).bytes) {
-    fetch_ahead(panel, unit_of(KIND).bytes);
+    fetch_ahead<FETCH>(panel, unit_of(KIND).bytes);
     const int64_t block = row * rows.blocks + u;
     __m256i dots[M][4];
     for (int m = 0; m < M; m++)
@@ -60,6 +60,10 @@ void product_vnni(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const u
   }
   for (int m = 0; m < M; m++)
     for (int j = 0; j < 4; j++) _mm256_storeu_ps(out + m * stride + 8 * j, sums[m][j]);
+}
+
+template <int KIND> void set_one_row(Kernels &k) {
+  k.product[KIND][1] = one_row_fetches() ? product_vnni<1, KIND, true> : product_vnni<1, KIND>;
 }
 
 } // namespace

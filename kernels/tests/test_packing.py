@@ -111,3 +111,12 @@ def test_a_transposed_view_is_packed_as_it_reads(random):
 def test_what_can_not_be_packed_is_told(weights, options, message):
     with pytest.raises(ValueError, match=message):
         kg.pack(weights, **options)
+
+
+def test_small_matrices_lie_side_by_side(random):
+    """So that they too are in huge pages."""
+    weights = random.standard_normal((64, 64), "float32")
+    first, second = kg.pack(weights), kg.pack(weights + 1)
+    assert second.data.ctypes.data - first.data.ctypes.data == first.nbytes
+    np.testing.assert_array_equal(unpack(first), weights)
+    np.testing.assert_array_equal(unpack(second), weights + 1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_gemma_kernels import _native
+from keras_gemma_kernels.memory import aligned
 from keras_gemma_kernels.trees import register_trees, tree
 
 _PANELS = ("float32", "bfloat16", "int8", "int8_channel", "int4")
@@ -191,14 +192,6 @@ def _like(weights, data):
 
         return jnp.asarray(data)  # takes the memory as it is, aligned as it is
     return data
-
-
-def aligned(shape, alignment=64):
-    # NumPy asks for huge pages from 4 MB up; they give 4 to 20 %.
-    size = int(np.prod(shape))
-    memory = np.empty(size + alignment, "uint8")
-    start = -memory.ctypes.data % alignment
-    return memory[start : start + size].reshape(shape)
 
 
 def is_torch(array) -> bool:
