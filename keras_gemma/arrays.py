@@ -110,6 +110,22 @@ def nbytes(tensor: Any) -> int:
     return math.prod(tensor.shape) * width
 
 
+def address(tensor: Any) -> int | None:
+    """Where the numbers of a tensor begin in the host's memory; `None` where they lie elsewhere or apart.
+
+    >>> address(keras.ops.ones((2, 3))) is not None
+    True
+    """
+    name = keras.backend.backend()
+    if name == "torch":
+        return tensor.data_ptr() if tensor.device.type == "cpu" else None
+    if name == "jax":
+        devices = tensor.devices()
+        alone = len(devices) == 1 and next(iter(devices)).platform == "cpu"
+        return tensor.unsafe_buffer_pointer() if alone else None
+    return None  # TensorFlow does not say
+
+
 def memory() -> int | None:
     """Bytes of memory of the device that arrays are made on; `None` where it doesn't say."""
     name = keras.backend.backend()

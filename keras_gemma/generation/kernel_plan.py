@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_gemma.arrays import lent
+from keras_gemma.generation.huge_pages import gather
 from keras_gemma.generation.kernels import kg
 from keras_gemma.generation.kv_cache import SLACK, KVCache
 from keras_gemma.generation.plan import StackArrays, dense_layers, joined, norms_of
@@ -32,6 +33,7 @@ def arrays(stack: Any) -> StackArrays:
         table = _packed(dtype, embedding)
     else:
         table = kg.as_stored(_tensor(embedding.embeddings, dtype))
+        gather([table.data])  # what `pack` makes is in huge pages already
     blocks = tuple(_block_arrays(block, dtype) for block in stack.blocks)
     return StackArrays(table, blocks, _tensor(stack.final_norm.scale, _WIDE))
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gemma.generation.huge_pages import gather
 from keras_gemma.generation.layouts import laid_out, whole_laid_out
 from keras_gemma.layers import (
     AttentionFormula,
@@ -106,11 +107,13 @@ def arrays(stack: Any) -> StackArrays:
         table = laid_out(ops.cast(_value(embedding.embeddings), dtype), shared=True)
     else:
         table = whole_laid_out(whole, dtype, looked_up=True)
-    return StackArrays(
+    found = StackArrays(
         table,
         tuple(_block_arrays(block, dtype) for block in stack.blocks),
         _scale(stack.final_norm),
     )
+    gather(keras.tree.flatten(found))
+    return found
 
 
 def _block_arrays(block, dtype):
