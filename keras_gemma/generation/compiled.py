@@ -163,7 +163,7 @@ def traits() -> Traits:
         import jax
 
         on_cpu = jax.default_backend() == "cpu"
-        return Traits(True, on_cpu, False, True, on_cpu)
+        return Traits(True, on_cpu, on_cpu, True, on_cpu)
     if name == "torch":
         import torch
 
