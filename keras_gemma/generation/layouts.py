@@ -17,6 +17,7 @@ from keras_gemma.generation.compiled import traits
 from keras_gemma.quantization import WholeNumbers
 
 _LARGEST_BLOCK = 512  # rows; a block's float32 copy then stays in the processor's cache
+_SEVERAL = 16  # rows of activations up to which blocks are multiplied one by one
 _FEW = 8  # rows of activations up to which bits are widened on the fly
 
 
@@ -32,8 +33,35 @@ class OutputMajor(NamedTuple):
         return ops.take(self.weights_NK, ids, axis=0)
 
 
+class OutputBlocks(NamedTuple):
+    """`OutputMajor`, in blocks of outputs for several rows of activations.
+
+    XLA multiplies some rows by a block that fits a cache at up to 1.8 times the speed of a product with the
+    whole, which reads it in strips. One row is read as it lies.
+    """
+
+    weights_NK: Any
+
+    def __call__(self, x):
+        outputs, inputs = self.weights_NK.shape
+        if not 1 < math.prod(x.shape[:-1]) <= _SEVERAL:
+            return ops.matmul(x, ops.transpose(self.weights_NK))
+        x_KM = ops.transpose(ops.reshape(x, (-1, inputs)))
+        blocks_BRK = ops.reshape(self.weights_NK, (-1, _block_rows(outputs), inputs))
+        y_BRM = ops.map(lambda block_RK: ops.matmul(block_RK, x_KM), blocks_BRK)
+        y_MN = ops.transpose(ops.reshape(y_BRM, (outputs, -1)))
+        return ops.reshape(y_MN, (*x.shape[:-1], outputs))
+
+    def rows(self, ids):
+        return ops.take(self.weights_NK, ids, axis=0)
+
+
 class InputMajor(NamedTuple):
-    """A row per input: PyTorch reads float32 so at 24 GB/s, and the other way at 13."""
+    """A row per input.
+
+    The other way round PyTorch reads float32 at 13 GB/s instead of 24, and XLA the matrices of a layer at
+    3 to 8 instead of 17 to 21.
+    """
 
     weights_KN: Any
 
@@ -162,6 +190,9 @@ def laid_out(weights_NK: Any, shared: bool = False) -> Any:
     if known.widens_bfloat16 and rows and str(weights_NK.dtype).endswith("bfloat16"):
         bits = ops.view(weights_NK, "uint16")
         return BFloat16Blocks(ops.reshape(bits, (-1, rows, weights_NK.shape[1])))
-    if known.reads_inputs_first and not shared and str(weights_NK.dtype).endswith("float32"):
-        return InputMajor(in_order(ops.transpose(weights_NK)))
+    if known.reads_inputs_first and str(weights_NK.dtype).endswith("float32"):
+        if not shared:
+            return InputMajor(in_order(ops.transpose(weights_NK)))
+        if known.maps_blocks and rows:
+            return OutputBlocks(weights_NK)
     return OutputMajor(in_order(weights_NK))

@@ -11,7 +11,12 @@ from keras import ops
 from keras_gemma import Gemma3Backbone, Gemma3CausalLM, GemmaBackbone, GemmaCausalLM
 from keras_gemma.generation import empty_caches, kernels, weights_for
 from keras_gemma.generation.compiled import traits
-from keras_gemma.generation.layouts import BFloat16Blocks, InputMajor, OutputMajor
+from keras_gemma.generation.layouts import (
+    BFloat16Blocks,
+    InputMajor,
+    OutputBlocks,
+    OutputMajor,
+)
 from keras_gemma.generation.plan import is_plain
 from keras_gemma.layers import Positions
 from keras_gemma.models.quantizable import quantizable_layers
@@ -205,13 +210,13 @@ def test_a_plan_that_is_unknown_is_refused():
         model(plan="fast")
 
 
-@pytest.mark.parametrize("rows", [1, 3, 9])
+@pytest.mark.parametrize("rows", [1, 3, 9, 17])
 def test_all_layouts_multiply_alike(rows):
     random = np.random.default_rng(0)
     weights = ops.cast(ops.convert_to_tensor(random.normal(0, 1, (128, 24))), "bfloat16")
     x = ops.cast(ops.convert_to_tensor(random.normal(0, 1, (rows, 1, 24))), "bfloat16")
     expected = np.einsum("mtk,nk->mtn", *(np.asarray(ops.cast(v, "float32")) for v in (x, weights)))
-    made = [OutputMajor(weights), InputMajor(ops.transpose(weights))]
+    made = [OutputMajor(weights), OutputBlocks(weights), InputMajor(ops.transpose(weights))]
     if traits().widens_bfloat16:
         made.append(BFloat16Blocks(ops.reshape(ops.view(weights, "uint16"), (2, 64, 24))))
     for layout in made:
