@@ -4,6 +4,7 @@
 // latency 4 take 128 bytes in 4 cycles, some 90 GB/s, three times what memory gives to a core.
 #include "ahead.h"
 #include "layout.h"
+#include "unrolled.h"
 #include "vector_ops.h"
 #include <immintrin.h>
 
@@ -16,17 +17,16 @@ void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const 
   const __m256i upper = _mm256_set1_epi32((int)0xffff0000);
   const float *x[M];
   __m256 sums[M][4];
-  for (int m = 0; m < M; m++) {
-    x[m] = rows.x + (row + m) * rows.width;
-    for (int j = 0; j < 4; j++)
-      sums[m][j] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + m * stride + 8 * j);
-  }
+  unrolled<M>([&](auto m) { x[m] = rows.x + (row + m) * rows.width; });
+  unrolled<4 * M>([&](auto i) {
+    sums[i / 4][i % 4] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + i / 4 * stride + i % 4 * 8);
+  });
   for (int64_t u = u0; u < u1; u++, panel += 4 * PANEL) {
     fetch_ahead<FETCH>(panel, 4 * PANEL);
-    for (int j = 0; j < 4; j++) {
+    unrolled<4>([&](auto j) {
       const __m256i w = _mm256_loadu_si256((const __m256i *)(panel + 32 * j));
-      for (int m = 0; m < M; m++)
-        if (KIND == FLOAT32) {
+      unrolled<M>([&](auto m) {
+        if constexpr (KIND == FLOAT32) {
           sums[m][j] = _mm256_fmadd_ps(_mm256_broadcast_ss(x[m] + u), _mm256_castsi256_ps(w), sums[m][j]);
         } else {
           const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
@@ -34,10 +34,10 @@ void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const 
           sums[m][j] = _mm256_fmadd_ps(_mm256_broadcast_ss(x[m] + 2 * u), even, sums[m][j]);
           sums[m][j] = _mm256_fmadd_ps(_mm256_broadcast_ss(x[m] + 2 * u + 1), odd, sums[m][j]);
         }
-    }
+      });
+    });
   }
-  for (int m = 0; m < M; m++)
-    for (int j = 0; j < 4; j++) _mm256_storeu_ps(out + m * stride + 8 * j, sums[m][j]);
+  unrolled<4 * M>([&](auto i) { _mm256_storeu_ps(out + i / 4 * stride + i % 4 * 8, sums[i / 4][i % 4]); });
 }
 
 // Six rows and half of a panel fill twelve of the sixteen registers.
@@ -46,20 +46,20 @@ void tile(const float *x, int64_t inputs, const float *weights, float *out, int6
   for (int half = 0; half < PANEL; half += 16) {
     const float *from = x, *w = weights + half;
     __m256 sums[M][2];
-    for (int m = 0; m < M; m++)
-      for (int j = 0; j < 2; j++)
-        sums[m][j] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + m * stride + half + 8 * j);
+    unrolled<2 * M>([&](auto i) {
+      sums[i / 2][i % 2] =
+          first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + i / 2 * stride + half + i % 2 * 8);
+    });
     for (int64_t k = 0; k < inputs; k++, from += M, w += PANEL) {
       const __m256 low = _mm256_loadu_ps(w), high = _mm256_loadu_ps(w + 8);
-#pragma GCC unroll 6
-      for (int m = 0; m < M; m++) {
+      unrolled<M>([&](auto m) {
         const __m256 b = _mm256_broadcast_ss(from + m);
         sums[m][0] = _mm256_fmadd_ps(b, low, sums[m][0]);
         sums[m][1] = _mm256_fmadd_ps(b, high, sums[m][1]);
-      }
+      });
     }
-    for (int m = 0; m < M; m++)
-      for (int j = 0; j < 2; j++) _mm256_storeu_ps(out + m * stride + half + 8 * j, sums[m][j]);
+    unrolled<2 * M>(
+        [&](auto i) { _mm256_storeu_ps(out + i / 2 * stride + half + i % 2 * 8, sums[i / 2][i % 2]); });
   }
 }
 
@@ -85,17 +85,17 @@ template <int M, int HALF, bool FETCH>
 inline void dots_of(const float *x, int64_t inputs, const uint8_t *weights, float *out, int64_t stride) {
   const int64_t whole = inputs / 32 * 32;
   __m256 sums[M][4];
-  for (int m = 0; m < M; m++)
-    for (int i = 0; i < 4; i++) sums[m][i] = _mm256_setzero_ps();
+  unrolled<4 * M>([&](auto i) { sums[i / 4][i % 4] = _mm256_setzero_ps(); });
   for (int64_t k = 0; k < whole; k += 32) {
     fetch_ahead<FETCH>(weights + k * (HALF ? 2 : 4), HALF ? 64 : 128);
-    for (int i = 0; i < 4; i++) {
+    unrolled<4>([&](auto i) {
       const __m256 w = weights_at<HALF>(weights, k + 8 * i);
-      for (int m = 0; m < M; m++)
+      unrolled<M>([&](auto m) {
         sums[m][i] = _mm256_fmadd_ps(_mm256_loadu_ps(x + m * inputs + k + 8 * i), w, sums[m][i]);
-    }
+      });
+    });
   }
-  for (int m = 0; m < M; m++) {
+  unrolled<M>([&](auto m) {
     const __m256 low = _mm256_add_ps(sums[m][0], sums[m][2]), high = _mm256_add_ps(sums[m][1], sums[m][3]);
     float sum = sum_of(_mm256_add_ps(low, high));
     for (int64_t k = whole; k < inputs; k++) {
@@ -110,7 +110,7 @@ inline void dots_of(const float *x, int64_t inputs, const uint8_t *weights, floa
       sum += x[m * inputs + k] * w;
     }
     out[m * stride] = sum;
-  }
+  });
 }
 
 template <int M, int HALF, bool FETCH>

@@ -6,6 +6,7 @@
 // four instructions for 128 bytes, against eight multiply-adds for four rows.
 #include "ahead.h"
 #include "layout.h"
+#include "unrolled.h"
 #include "vector_ops.h"
 #include <immintrin.h>
 
@@ -15,15 +16,14 @@ namespace {
 inline __m512i load(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }
 
 template <int M>
-inline void begin(__m512 (&sums)[M][2], const float *out, int64_t stride, bool first) {
-  for (int m = 0; m < M; m++)
-    for (int j = 0; j < 2; j++)
-      sums[m][j] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(out + m * stride + 16 * j);
+KG_INLINE void begin(__m512 (&sums)[M][2], const float *out, int64_t stride, bool first) {
+  unrolled<2 * M>([&](auto i) {
+    sums[i / 2][i % 2] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(out + i / 2 * stride + i % 2 * 16);
+  });
 }
 
-template <int M> inline void end(const __m512 (&sums)[M][2], float *out, int64_t stride) {
-  for (int m = 0; m < M; m++)
-    for (int j = 0; j < 2; j++) _mm512_storeu_ps(out + m * stride + 16 * j, sums[m][j]);
+template <int M> KG_INLINE void end(const __m512 (&sums)[M][2], float *out, int64_t stride) {
+  unrolled<2 * M>([&](auto i) { _mm512_storeu_ps(out + i / 2 * stride + i % 2 * 16, sums[i / 2][i % 2]); });
 }
 
 template <int M, int KIND, bool FETCH = rows_fetch(KIND, M)>
@@ -36,19 +36,25 @@ void product_float(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const 
   for (int64_t u = u0; u < u1; u++, panel += 4 * PANEL) {
     fetch_ahead<FETCH>(panel, 4 * PANEL);
     const __m512i w[2] = {load(panel), load(panel + 64)};
-    for (int m = 0; m < M; m++)
-      if (KIND == FLOAT32) {
+    if constexpr (KIND == FLOAT32) {
+      unrolled<M>([&](auto m) {
         const __m512 b = _mm512_set1_ps(x[m * rows.width + u]);
-        for (int j = 0; j < 2; j++) sums[m][j] = _mm512_fmadd_ps(b, _mm512_castsi512_ps(w[j]), sums[m][j]);
-      } else {
+        unrolled<2>([&](auto j) { sums[m][j] = _mm512_fmadd_ps(b, _mm512_castsi512_ps(w[j]), sums[m][j]); });
+      });
+    } else {
+      __m512 even[2], odd[2];
+      unrolled<2>([&](auto j) {
+        even[j] = _mm512_castsi512_ps(_mm512_slli_epi32(w[j], 16));
+        odd[j] = _mm512_castsi512_ps(_mm512_and_si512(w[j], upper));
+      });
+      unrolled<M>([&](auto m) {
         const __m512 b0 = _mm512_set1_ps(x[m * rows.width + 2 * u]);
         const __m512 b1 = _mm512_set1_ps(x[m * rows.width + 2 * u + 1]);
-        for (int j = 0; j < 2; j++) {
-          const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(w[j], 16));
-          const __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(w[j], upper));
-          sums[m][j] = _mm512_fmadd_ps(b1, odd, _mm512_fmadd_ps(b0, even, sums[m][j]));
-        }
-      }
+        unrolled<2>([&](auto j) {
+          sums[m][j] = _mm512_fmadd_ps(b1, odd[j], _mm512_fmadd_ps(b0, even[j], sums[m][j]));
+        });
+      });
+    }
   }
   end<M>(sums, out, stride);
 }
@@ -60,11 +66,10 @@ void tile(const float *x, int64_t inputs, const float *weights, float *out, int6
   begin<M>(sums, out, stride, first);
   for (int64_t k = 0; k < inputs; k++, x += M, weights += PANEL) {
     const __m512 w[2] = {_mm512_loadu_ps(weights), _mm512_loadu_ps(weights + 16)};
-#pragma GCC unroll 12
-    for (int m = 0; m < M; m++) {
+    unrolled<M>([&](auto m) {
       const __m512 b = _mm512_set1_ps(x[m]);
-      for (int j = 0; j < 2; j++) sums[m][j] = _mm512_fmadd_ps(b, w[j], sums[m][j]);
-    }
+      unrolled<2>([&](auto j) { sums[m][j] = _mm512_fmadd_ps(b, w[j], sums[m][j]); });
+    });
   }
   end<M>(sums, out, stride);
 }
@@ -86,29 +91,25 @@ template <int HALF> inline __m512 weights_at(const uint8_t *row, int64_t k, __mm
 template <int M, int N, int HALF, bool FETCH>
 inline void dots_of(const float *x, int64_t inputs, const uint8_t *weights, float *out, int64_t stride) {
   const int64_t bytes = inputs * (HALF ? 2 : 4), whole = inputs / 32 * 32;
-  __m512 sums[2][M][N];
-  for (int h = 0; h < 2; h++)
-    for (int m = 0; m < M; m++)
-      for (int n = 0; n < N; n++) sums[h][m][n] = _mm512_setzero_ps();
-  const auto add = [&](__m512 (&to)[M][N], int64_t k, __mmask16 some) {
-    __m512 w[N];
-    for (int n = 0; n < N; n++) w[n] = weights_at<HALF>(weights + n * bytes, k, some);
-#pragma GCC unroll 6
-    for (int m = 0; m < M; m++) {
-      const __m512 a = _mm512_maskz_loadu_ps(some, x + m * inputs + k);
-      for (int n = 0; n < N; n++) to[m][n] = _mm512_fmadd_ps(a, w[n], to[m][n]);
-    }
+  __m512 even[M * N], odd[M * N];
+  unrolled<M * N>([&](auto i) { even[i] = odd[i] = _mm512_setzero_ps(); });
+  const auto add = [&](__m512 (&sums)[M * N], int64_t k, __mmask16 some) {
+    __m512 w[N], a[M];
+    unrolled<N>([&](auto n) { w[n] = weights_at<HALF>(weights + n * bytes, k, some); });
+    unrolled<M>([&](auto m) { a[m] = _mm512_maskz_loadu_ps(some, x + m * inputs + k); });
+    unrolled<M * N>([&](auto i) { sums[i] = _mm512_fmadd_ps(a[i / N], w[i % N], sums[i]); });
   };
   for (int64_t k = 0; k < whole; k += 32) {
     for (int n = 0; n < N; n++) fetch_ahead<FETCH>(weights + n * bytes + k * (HALF ? 2 : 4), HALF ? 64 : 128);
-    add(sums[0], k, 0xffff);
-    add(sums[1], k + 16, 0xffff);
+    add(even, k, 0xffff);
+    add(odd, k + 16, 0xffff);
   }
-  for (int64_t k = whole, h = 0; k < inputs; k += 16, h++)
-    add(sums[h], k, inputs - k < 16 ? (__mmask16)((1 << (inputs - k)) - 1) : (__mmask16)0xffff);
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++)
-      out[m * stride + n] = _mm512_reduce_add_ps(_mm512_add_ps(sums[0][m][n], sums[1][m][n]));
+  const auto up_to = [](int64_t left) { return left < 16 ? (__mmask16)((1 << left) - 1) : (__mmask16)0xffff; };
+  if (whole < inputs) add(even, whole, up_to(inputs - whole));
+  if (whole + 16 < inputs) add(odd, whole + 16, up_to(inputs - whole - 16));
+  unrolled<M * N>([&](auto i) {
+    out[i / N * stride + i % N] = _mm512_reduce_add_ps(_mm512_add_ps(even[i], odd[i]));
+  });
 }
 
 template <int M, int HALF, bool FETCH>
@@ -145,31 +146,31 @@ void product_integer(const Rows &rows, int64_t row, int64_t u0, int64_t u1, cons
     fetch_ahead<FETCH>(panel, unit_of(KIND).bytes);
     const int64_t block = row * rows.blocks + u;
     __m512i dots[M][2];
-    for (int m = 0; m < M; m++)
+    unrolled<M>([&](auto m) {
       dots[m][0] = dots[m][1] = _mm512_set1_epi32(-offset * rows.sum[block + m * rows.blocks]);
-#pragma GCC unroll 8
-    for (int g = 0; g < groups; g++)
-      for (int j = 0; j < 2; j++) {
-        const __m512i w = load(panel + 128 * g + 64 * j);
-        const __m512i high = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
-        for (int m = 0; m < M; m++) {
-          const int8_t *q = rows.q + (block + m * rows.blocks) * BLOCK + 4 * g;
-          if (KIND == INT4)
-            dots[m][j] = dot(dot(dots[m][j], _mm512_and_si512(w, low), q), high, q + 16);
-          else
-            dots[m][j] = dot(dots[m][j], w, q);
-        }
-      }
-    for (int j = 0; j < 2; j++) {
+    });
+    unrolled<2 * groups>([&](auto i) {
+      constexpr int g = i / 2, j = i % 2;
+      const __m512i w = load(panel + 128 * g + 64 * j);
+      const __m512i high = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
+      unrolled<M>([&](auto m) {
+        const int8_t *q = rows.q + (block + m * rows.blocks) * BLOCK + 4 * g;
+        if constexpr (KIND == INT4)
+          dots[m][j] = dot(dot(dots[m][j], _mm512_and_si512(w, low), q), high, q + 16);
+        else
+          dots[m][j] = dot(dots[m][j], w, q);
+      });
+    });
+    unrolled<2>([&](auto j) {
       __m512 half = _mm512_setzero_ps();
-      if (KIND != INT8_CHANNEL)
+      if constexpr (KIND != INT8_CHANNEL)
         half = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(panel + groups * 128 + 32 * j)));
-      for (int m = 0; m < M; m++) {
+      unrolled<M>([&](auto m) {
         __m512 factor = _mm512_set1_ps(rows.scale[block + m * rows.blocks]);
-        if (KIND != INT8_CHANNEL) factor = _mm512_mul_ps(factor, half);
+        if constexpr (KIND != INT8_CHANNEL) factor = _mm512_mul_ps(factor, half);
         sums[m][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m][j]), factor, sums[m][j]);
-      }
-    }
+      });
+    });
   }
   end<M>(sums, out, stride);
 }

@@ -5,6 +5,7 @@
 #pragma once
 #include "ahead.h"
 #include "layout.h"
+#include "unrolled.h"
 #include "vector_ops.h"
 #include <immintrin.h>
 
@@ -23,43 +24,42 @@ void product_vnni(const Rows &rows, int64_t row, int64_t u0, int64_t u1, const u
   constexpr int groups = KIND == INT4 ? 4 : 8, offset = KIND == INT4 ? 8 : 128;
   const __m256i low = _mm256_set1_epi8(15);
   __m256 sums[M][4];
-  for (int m = 0; m < M; m++)
-    for (int j = 0; j < 4; j++)
-      sums[m][j] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + m * stride + 8 * j);
+  unrolled<4 * M>([&](auto i) {
+    sums[i / 4][i % 4] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + i / 4 * stride + i % 4 * 8);
+  });
   for (int64_t u = u0; u < u1; u++, panel += unit_of(KIND).bytes) {
     fetch_ahead<FETCH>(panel, unit_of(KIND).bytes);
     const int64_t block = row * rows.blocks + u;
     __m256i dots[M][4];
-    for (int m = 0; m < M; m++)
-      for (int j = 0; j < 4; j++) dots[m][j] = _mm256_set1_epi32(-offset * rows.sum[block + m * rows.blocks]);
-#pragma GCC unroll 8
-    for (int g = 0; g < groups; g++)
-      for (int j = 0; j < 4; j++) {
-        const __m256i w = _mm256_loadu_si256((const __m256i *)(panel + 128 * g + 32 * j));
-        for (int m = 0; m < M; m++) {
-          const int8_t *q = rows.q + (block + m * rows.blocks) * BLOCK + 4 * g;
-          if (KIND == INT4) {
-            const __m256i high = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-            dots[m][j] = KG_DPBUSD(dots[m][j], _mm256_and_si256(w, low), four_bytes(q));
-            dots[m][j] = KG_DPBUSD(dots[m][j], high, four_bytes(q + 16));
-          } else {
-            dots[m][j] = KG_DPBUSD(dots[m][j], w, four_bytes(q));
-          }
+    unrolled<4 * M>([&](auto i) {
+      dots[i / 4][i % 4] = _mm256_set1_epi32(-offset * rows.sum[block + i / 4 * rows.blocks]);
+    });
+    unrolled<4 * groups>([&](auto i) {
+      constexpr int g = i / 4, j = i % 4;
+      const __m256i w = _mm256_loadu_si256((const __m256i *)(panel + 128 * g + 32 * j));
+      unrolled<M>([&](auto m) {
+        const int8_t *q = rows.q + (block + m * rows.blocks) * BLOCK + 4 * g;
+        if constexpr (KIND == INT4) {
+          const __m256i high = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+          dots[m][j] = KG_DPBUSD(dots[m][j], _mm256_and_si256(w, low), four_bytes(q));
+          dots[m][j] = KG_DPBUSD(dots[m][j], high, four_bytes(q + 16));
+        } else {
+          dots[m][j] = KG_DPBUSD(dots[m][j], w, four_bytes(q));
         }
-      }
-    for (int j = 0; j < 4; j++) {
+      });
+    });
+    unrolled<4>([&](auto j) {
       __m256 half = _mm256_setzero_ps();
-      if (KIND != INT8_CHANNEL)
+      if constexpr (KIND != INT8_CHANNEL)
         half = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(panel + groups * 128 + 16 * j)));
-      for (int m = 0; m < M; m++) {
+      unrolled<M>([&](auto m) {
         __m256 factor = _mm256_set1_ps(rows.scale[block + m * rows.blocks]);
-        if (KIND != INT8_CHANNEL) factor = _mm256_mul_ps(factor, half);
+        if constexpr (KIND != INT8_CHANNEL) factor = _mm256_mul_ps(factor, half);
         sums[m][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[m][j]), factor, sums[m][j]);
-      }
-    }
+      });
+    });
   }
-  for (int m = 0; m < M; m++)
-    for (int j = 0; j < 4; j++) _mm256_storeu_ps(out + m * stride + 8 * j, sums[m][j]);
+  unrolled<4 * M>([&](auto i) { _mm256_storeu_ps(out + i / 4 * stride + i % 4 * 8, sums[i / 4][i % 4]); });
 }
 
 template <int KIND> void set_one_row(Kernels &k) {
