@@ -110,8 +110,11 @@ class KernelBlock:
     def __call__(self, x_BTD, positions, cache=(), training=False):
         if type(cache) is KVCache and x_BTD.shape[1] <= SLACK + 1:
             return kg.decoder_block(x_BTD, positions, cache, self.block)
+        real_BT1 = positions.segment[..., None] > 0
+        x_BTD = ops.where(real_BT1, x_BTD, 0.0)  # a row of zeros costs next to nothing
         made = kg.attention_inputs(x_BTD, self.block)
         y_BTE, cache = self.attention.call(made, positions, cache)
+        y_BTE = ops.where(real_BT1, y_BTE, 0.0)
         x_BTD = kg.attention_output(x_BTD, y_BTE, self.block)
         return kg.feed_forward(x_BTD, self.block), cache
 

@@ -1,6 +1,7 @@
 // Products with what stands around them in a decoder block.
 #include "block.h"
 #include "scratch.h"
+#include <cstring>
 
 namespace kg {
 namespace {
@@ -13,6 +14,21 @@ void norm_rows(const float *norm, float epsilon, const float *x, int64_t rows, i
   parallel(pool, rows, GRAIN, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; m++) k.rms_norm(x + m * width, norm, epsilon, out + m * width, width);
   });
+}
+
+// x with zeros where a token is padding, or x itself where none is.
+const float *without_padding(const Tokens &tokens, const float *x, int64_t width) {
+  const int64_t rows = tokens.batch * tokens.tokens;
+  float *made = nullptr;
+  for (int64_t m = 0; m < rows; m++) {
+    if (tokens.segment[m] > 0) continue;
+    if (!made) {
+      made = scratch<float>(Use::unpadded, rows * width);
+      memcpy(made, x, (size_t)(rows * width) * sizeof(float));
+    }
+    memset(made + m * width, 0, (size_t)width * sizeof(float));
+  }
+  return made ? made : x;
 }
 
 } // namespace
@@ -58,6 +74,7 @@ void decoder_block(const Block &block, const Rules &rules, const Tokens &tokens,
   const int64_t rows = tokens.batch * tokens.tokens, attended = block.output.inputs;
   float *qkv = scratch<float>(Use::hidden, rows * (block.qkv.outputs + attended));
   float *y = qkv + rows * block.qkv.outputs;
+  x = without_padding(tokens, x, block.qkv.inputs);
   norm_product(block.qkv, block.pre_attention_norm, rules.epsilon, 0.f, x, rows, qkv, pool);
   attend(rules, block.query_norm, block.key_norm, tokens, qkv, cache, y, pool);
   float *middle = scratch<float>(Use::middle, rows * block.output.outputs);

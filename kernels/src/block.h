@@ -55,6 +55,7 @@ void add_product(const Packed &weights, const float *norm, float epsilon, const 
 
 void feed_forward(const Block &block, float epsilon, const float *x, int64_t rows, float *out, const Pool &pool);
 
+// Padding comes out as zeros, and costs next to nothing.
 void decoder_block(const Block &block, const Rules &rules, const Tokens &tokens, const float *x,
                    const Cache &cache, float *out, const Pool &pool);
 

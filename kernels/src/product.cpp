@@ -81,12 +81,8 @@ void product_of_rows(const Kernels &k, const Packed &w, const float *x, int64_t 
   });
 }
 
-} // namespace
-
-void product(const Packed &w, const float *x, int64_t rows_in_all, float *out, const Pool &pool) {
+void product_of_few(const Packed &w, const float *x, int64_t rows_in_all, float *out, const Pool &pool) {
   const Kernels &k = kernels();
-  if (!in_panels(w.kind)) return product_of_rows(k, w, x, rows_in_all, out, pool);
-  if (w.kind < INT8 && rows_in_all > ROWS_AT_ONCE) return product_of_many(w, x, rows_in_all, out, pool);
   const int64_t bytes = panel_bytes((int)w.kind, w.inputs), outputs = w.outputs;
   for (int64_t from = 0; from < rows_in_all; from += TILE) {
     const int64_t count = rows_in_all - from < TILE ? rows_in_all - from : TILE;
@@ -109,6 +105,39 @@ void product(const Packed &w, const float *x, int64_t rows_in_all, float *out, c
       }
     });
   }
+}
+
+void product_of_all(const Packed &w, const float *x, int64_t rows, float *out, const Pool &pool) {
+  if (!in_panels(w.kind)) return product_of_rows(kernels(), w, x, rows, out, pool);
+  if (w.kind < INT8 && rows > ROWS_AT_ONCE) return product_of_many(w, x, rows, out, pool);
+  product_of_few(w, x, rows, out, pool);
+}
+
+bool is_zero(const float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    if (x[i] != 0.f) return false;
+  return true;
+}
+
+} // namespace
+
+void product(const Packed &w, const float *x, int64_t rows, float *out, const Pool &pool) {
+  int64_t *real = scratch<int64_t>(Use::real, rows), count = 0;
+  for (int64_t m = 0; m < rows; m++)
+    if (!is_zero(x + m * w.inputs, w.inputs)) real[count++] = m;
+  if (count == rows) return product_of_all(w, x, rows, out, pool);
+  // They go together over the weights, and then to their places, the last one first.
+  float *together = scratch<float>(Use::together, count * w.inputs);
+  for (int64_t i = 0; i < count; i++)
+    memcpy(together + i * w.inputs, x + real[i] * w.inputs, (size_t)w.inputs * sizeof(float));
+  if (count > 0) product_of_all(w, together, count, out, pool);
+  const size_t bytes = (size_t)w.outputs * sizeof(float);
+  for (int64_t m = rows, i = count; m-- > 0;)
+    if (i > 0 && real[i - 1] == m) {
+      if (--i != m) memcpy(out + m * w.outputs, out + i * w.outputs, bytes);
+    } else {
+      memset(out + m * w.outputs, 0, bytes);
+    }
 }
 
 } // namespace kg

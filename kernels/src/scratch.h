@@ -22,6 +22,9 @@ enum class Use {
   arranged,
   widened,
   edge,
+  real,
+  together,
+  unpadded,
   USES
 };
 

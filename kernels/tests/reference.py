@@ -56,6 +56,8 @@ class ReferenceBlock:
         return self.w[name] @ (quantized(x[None])[0] if self.integers else x)
 
     def token(self, x_D, b, index, segment):
+        if segment == 0:
+            return np.zeros_like(x_D)
         attended = self.attend(
             self.product("qkv", self.normed(x_D, "pre_attention_norm")), b, index, segment
         )

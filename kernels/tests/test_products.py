@@ -1,4 +1,5 @@
 import keras_gemma_kernels as kg
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import assert_close, unpack
@@ -56,3 +57,24 @@ def test_zeros_give_zeros_and_a_nan_shows(isa, precision, random):
     x[1, 33] = np.nan
     y = kg.linear(x, packed)
     assert not y[0].any() and np.isnan(y[1]).all()
+
+
+@pytest.mark.parametrize("rows", [4, 30, 90])
+def test_rows_of_zeros_change_no_other(isa, precision, rows, random):
+    packed = kg.pack(random.standard_normal((70, 333), "float32"), **precision)
+    x = random.standard_normal((rows, 333), "float32")
+    for zeros in ([0], [rows - 1], range(0, rows, 2), range(1, rows, 3), range(rows // 2)):
+        y = kg.linear(x, packed)
+        y[list(zeros)] = 0
+        padded = x.copy()
+        padded[list(zeros)] = 0
+        np.testing.assert_array_equal(kg.linear(padded, packed), y)
+
+
+def test_rows_of_zeros_times_a_table(isa, random):
+    for dtype in ("float32", ml_dtypes.bfloat16):
+        table = kg.as_stored(random.standard_normal((50, 64), "float32").astype(dtype))
+        x = random.standard_normal((9, 64), "float32")
+        y = kg.linear(x, table)
+        x[[0, 3, 4, 8]] = y[[0, 3, 4, 8]] = 0
+        np.testing.assert_array_equal(kg.linear(x, table), y)

@@ -117,7 +117,8 @@ class Block:
 def linear(x, packed: Packed):
     """The product of x [..., inputs] with packed weights, transposed: float32 [..., outputs].
 
-    A row's result is the same bit for bit whatever rows it is computed with.
+    A row's result is the same bit for bit whatever rows it is computed with. Rows of zeros cost next to
+    nothing.
     """
     return _face(x).linear(x, packed)
 
@@ -160,7 +161,10 @@ def feed_forward(x, block: Block):
 
 
 def decoder_block(x, positions, cache, block: Block):
-    """All steps of a block in one call: `(x, cache)`; arguments as in `attend`."""
+    """All steps of a block in one call: `(x, cache)`; arguments as in `attend`.
+
+    Padding comes out as zeros, and costs next to nothing.
+    """
     return _face(x).decoder_block(x, positions, cache, block)
 
 
