@@ -41,8 +41,8 @@ KEYS = {  # one head can't be split, nor four among eight
 @pytest.fixture(scope="module")
 def seen():
     script = Path(__file__).with_name("eight_devices.py")
-    # Twelve models are compiled; unoptimized code is ready sooner than the rest runs faster.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    # In addition to how the test command compiles.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     environment |= {"XLA_FLAGS": flags, "PYTHONPATH": str(script.parents[2])}
     done = subprocess.run(

@@ -14,6 +14,7 @@ def name(path):
     return str(path.relative_to(ROOT))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
 def test_python_of_a_page_runs(page):
     """Its blocks share a namespace, first to last."""

@@ -54,6 +54,7 @@ def test_one_beam_is_greedy(model):
     )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("stops", [False, True])
 def test_all_beams_come_with_their_log_probabilities(model, stops):
     expected = [beam_search(model, prompt, 3) for prompt in PROMPTS]
@@ -71,6 +72,7 @@ def test_all_beams_come_with_their_log_probabilities(model, stops):
         np.testing.assert_allclose(out["log_probs"][row], log_probs, rtol=1e-4)
 
 
+@pytest.mark.once
 def test_the_likeliest_text_may_end_before_the_others(model):
     whole = beam_search(model, PROMPTS[1], 3)
     stop = [whole[0][1][1]]
@@ -80,6 +82,7 @@ def test_the_likeliest_text_may_end_before_the_others(model):
     assert len({len(ids) for ids in expected}) > 1
 
 
+@pytest.mark.once
 def test_more_beams_than_there_are_texts(model):
     forced = BeamSampler(3, True, temperature=TEMPERATURE, forced_tokens=[5])
     out = asked(model, forced, count=1)
@@ -92,6 +95,7 @@ def test_more_beams_than_there_are_texts(model):
     assert len(set(wide["token_ids"][0, :VOCABULARY, 3].tolist())) == VOCABULARY
 
 
+@pytest.mark.once
 def test_numbers_of_rows_are_those_of_their_beams(model):
     bias = {7: [9.0, 0.0, -9.0]}
     rows = BeamSampler(3, temperature=[2.0, 3.0, 4.0], presence_penalty=1.5, logit_bias=bias)
@@ -129,6 +133,7 @@ def test_logits_that_nothing_can_be_chosen_from_are_told(model, return_all_beams
         asked(model, sampler, count=3)
 
 
+@pytest.mark.once
 def test_rows_that_are_long_enough_stay_as_they_are(model):
     model.compile(sampler=BeamSampler(2, True, temperature=TEMPERATURE), run_eagerly=True)
     out = model.generate(arrays(PROMPTS, len(PROMPTS[2])), stop_token_ids=None)
@@ -143,6 +148,7 @@ def _longest(caches):
     return max(cache.keys.shape[1] for cache in caches)
 
 
+@pytest.mark.once
 def test_caches_grow_with_the_text(model):
     """In two parts, the second of them beyond the first caches."""
     prompt = np.random.default_rng(0).integers(1, VOCABULARY, 250).tolist()

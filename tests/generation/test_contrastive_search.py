@@ -59,6 +59,7 @@ def test_without_a_choice_or_without_similarity_it_is_greedy(model, sampler):
     assert asked(model, sampler) == asked(model, "greedy")
 
 
+@pytest.mark.once
 def test_what_has_no_probability_never_comes(model):
     """It may well be the least like the text."""
     got = asked(model, ContrastiveSampler(6, 1.0, forced_tokens=[9, 9, 9]))
@@ -66,6 +67,7 @@ def test_what_has_no_probability_never_comes(model):
     assert asked(model, ContrastiveSampler(6, 1.0, temperature=0)) == asked(model, "greedy")
 
 
+@pytest.mark.once
 def test_more_candidates_than_the_vocabulary_holds(model):
     assert asked(model, ContrastiveSampler(1000)) == asked(model, ContrastiveSampler(96))
 
@@ -76,6 +78,7 @@ def test_compiled_and_without_a_plan_it_chooses_the_same(model, options):
     assert asked(model, sampler, **options) == asked(model, sampler)
 
 
+@pytest.mark.once
 def test_prompts_in_chunks_are_known_whole(model):
     """What a candidate is compared with includes what was read first."""
     texts = []
@@ -94,6 +97,7 @@ def test_prompts_in_chunks_are_known_whole(model):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.once
 def test_a_stream_is_the_text(model):
     [expected] = asked(model, ContrastiveSampler(3), PROMPTS[:1])
     ids = model.stream_ids(PROMPTS[0], max_new_tokens=COUNT, stop_token_ids=None)

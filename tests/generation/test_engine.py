@@ -45,7 +45,9 @@ def expected(model):
     return texts(engine_of(model))
 
 
-@pytest.mark.parametrize("chunk", [2, 5, 16, 24])
+@pytest.mark.parametrize(
+    "chunk", [5, *(pytest.param(n, marks=pytest.mark.once) for n in (2, 16, 24))]
+)
 def test_the_size_of_chunks_changes_nothing(model, expected, chunk):
     assert texts(engine_of(model, chunk=chunk)) == expected
 
@@ -69,6 +71,7 @@ def test_a_prefix_is_read_once(model):
     assert texts(engine, longer) == fresh
 
 
+@pytest.mark.once
 def test_a_shorter_prefix_of_a_text_serves_too(model):
     engine = engine_of(model, prefix_bytes=2**24)
     texts(engine, [PROMPTS[1]])
@@ -76,6 +79,7 @@ def test_a_shorter_prefix_of_a_text_serves_too(model):
     assert texts(engine, turned) == texts(engine_of(model), turned)
 
 
+@pytest.mark.once
 def test_rows_that_begin_alike_read_their_beginning_once(model):
     prompts = [PROMPTS[1] + more for more in ([5], [6, 7, 8], [9, 9])]
     engine = engine_of(model, prefix_bytes=2**24)
@@ -152,6 +156,7 @@ def test_prompt_lookup_changes_no_text(model, sampler):
     assert texts(lookup, prompts, 30) == plain
 
 
+@pytest.mark.once
 def test_a_repeated_text_takes_fewer_steps(model):
     again = [5, 6, 7, 8, 9] * 8
     sampler, steps = Sampler(temperature=0, forced_tokens=again), {}
@@ -180,6 +185,7 @@ def test_a_draft_model_changes_no_text(model, expected, same):
     assert not same or steps == 3  # after the first token, three rounds of four
 
 
+@pytest.mark.once
 def test_stop_ids_and_limits_hold_within_a_draft(model, expected):
     stop = expected[1][5]
     engine = engine_of(model, draft=PromptLookup(length=7, match=1))
@@ -189,6 +195,7 @@ def test_stop_ids_and_limits_hold_within_a_draft(model, expected):
         assert found[row] == whole
 
 
+@pytest.mark.once
 def test_rows_have_their_own_numbers(model):
     greedy, drawn = settings_of(GreedySampler()), settings_of(RandomSampler())
     rows = [

@@ -80,6 +80,7 @@ def test_a_thousand_random_schedules(engine):
         check(engine, 100 + seed, 6)
 
 
+@pytest.mark.once
 def test_a_long_prompt_holds_up_nobody_for_longer_than_a_chunk(engine):
     batch = SlotBatch(engine, 2, LENGTH)
     short = batch.submit(Request([5, 6], 40))

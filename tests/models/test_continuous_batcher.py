@@ -89,6 +89,7 @@ def test_cancelling_under_asyncio(batcher, expected):
     assert said and expected[0].startswith(said[: len(expected[0])]) and not batcher.is_busy
 
 
+@pytest.mark.once
 def test_those_beside_and_behind_a_constrained_text_are_free(batcher, expected):
     bound, *free = (
         batcher.submit(prompt, max_new_tokens=12, constraint=constraint)

@@ -28,6 +28,7 @@ def test_by_name(model, name):
     assert asked(model, name) == asked(model, sampler)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", [BeamSampler(3), ContrastiveSampler(4)])
 def test_pieces_make_up_the_text(model, sampler):
     expected = asked(model, sampler, PROMPTS[0], strip_prompt=True)
@@ -37,6 +38,7 @@ def test_pieces_make_up_the_text(model, sampler):
     assert cut == expected[: expected.index(pieces[-1])]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", [BeamSampler(3), ContrastiveSampler(4)])
 def test_a_conversation(model, sampler):
     model.compile(sampler=sampler, run_eagerly=True)
