@@ -2,11 +2,11 @@
 
 import json
 import random
-import time
 
 import ml_dtypes
 import numpy as np
 import pytest
+from guards import within_a_second
 
 from keras_gemma.conversion.huggingface.safetensors_file import SafetensorsTensors, open_folder
 from keras_gemma.conversion.huggingface.safetensors_writer import write_safetensors
@@ -194,12 +194,11 @@ def test_a_gigantic_header_is_refused_before_it_is_read(file, length):
     refused(file, raw({"a": record()}, bytes(8), length), "truncated or damaged")
 
 
-def test_a_million_tensors_are_refused_within_a_second(file):
+def test_a_million_tensors_are_refused(file):
     one = b'"t%06d":{"dtype":"U8","shape":[],"data_offsets":[%d,%d]}'
     header = b"{" + b",".join(one % (i, i, i + 1) for i in range(10**6)) + b"}"
-    start = time.process_time()
-    refused(file, raw(header, bytes(10**6)), "more than any Gemma")
-    assert time.process_time() - start < 1
+    with within_a_second():
+        refused(file, raw(header, bytes(10**6)), "more than any Gemma")
 
 
 def test_a_file_that_shrinks_after_it_was_looked_at_is_told_of(file):

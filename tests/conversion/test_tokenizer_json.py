@@ -2,10 +2,10 @@
 
 import json
 import random
-import time
 
 import pytest
 import sentencepiece
+from guards import within_a_second
 from vocabularies import CODE, CORPUS, RUNS, TURNS, train
 
 from keras_gemma.conversion.huggingface.tokenizer_json import json_of_model, proto_of_json
@@ -223,13 +223,11 @@ def test_what_sentencepiece_can_not_do_is_refused_by_its_name(tmp_path, content,
     "raw",
     [b"", b"{", b"\xff\xfe", b"[" * 10**5, b'{"model":' * 10**4, b"[]," * 2**20, b"0," * 2**23],
 )
-def test_a_file_that_is_no_tokenizer_is_refused_at_once(tmp_path, raw):
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, raw):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(raw)
-    start = time.process_time()
-    with pytest.raises(BadPresetError, match="tokenizer.json"):
+    with within_a_second(), pytest.raises(BadPresetError, match="tokenizer.json"):
         proto_of_json(path)
-    assert time.process_time() - start < 1
 
 
 def test_a_lone_surrogate_is_refused(tmp_path, content):

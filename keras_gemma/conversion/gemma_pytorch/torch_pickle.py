@@ -55,7 +55,7 @@ class _Name(NamedTuple):
         return f"{self.module}.{self.name}"
 
 
-_MOST_INSTRUCTIONS = 400_000  # a tensor takes some 50 of them
+_MOST_INSTRUCTIONS = 100_000  # a tensor takes some 50 of them, and no Gemma has two thousand
 _MARK = object()
 _ORDERED = _Name("collections", "OrderedDict")
 _TENSOR = _Name("torch._utils", "_rebuild_tensor_v2")
