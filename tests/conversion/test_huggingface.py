@@ -63,6 +63,7 @@ def test_numbers_are_stored_as_asked_and_loaded_as_asked(tmp_path):
         np.testing.assert_array_equal(fetch(ours).astype("bfloat16"), fetch(theirs))
 
 
+@pytest.mark.once
 def test_shards_are_read_as_one_file_is(tmp_path, written):
     model = make("grouped")
     huggingface.save(tmp_path / "m", source(model), max_shard_bytes=20_000)
@@ -71,6 +72,7 @@ def test_shards_are_read_as_one_file_is(tmp_path, written):
     close(logits(read, inputs()), logits(model, inputs()), 0)
 
 
+@pytest.mark.once
 def test_a_folder_that_exists_is_replaced_whole_and_keeps_what_is_not_its_own(tmp_path):
     model = make("grouped")
     huggingface.save(tmp_path, source(model), max_shard_bytes=20_000)
@@ -80,6 +82,7 @@ def test_a_folder_that_exists_is_replaced_whole_and_keeps_what_is_not_its_own(tm
     assert names == {"README.md", "config.json", "generation_config.json", "model.safetensors"}
 
 
+@pytest.mark.once
 def test_a_write_that_fails_leaves_the_old_folder(tmp_path):
     model = make("grouped")
     huggingface.save(tmp_path / "m", source(model))
@@ -95,6 +98,7 @@ def test_a_write_that_fails_leaves_the_old_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.once
 def test_a_preset_of_keras_hub_is_not_written_over(tmp_path):
     model = make("grouped")
     model.save_to_preset(tmp_path / "m")
@@ -102,6 +106,7 @@ def test_a_preset_of_keras_hub_is_not_written_over(tmp_path):
         huggingface.save(tmp_path / "m", source(model))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "name, field",
     [
@@ -117,6 +122,7 @@ def test_a_model_that_transformers_has_not_is_refused_by_its_option(tmp_path, na
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.once
 def test_block_formats_are_not_for_this_folder(tmp_path):
     with pytest.raises(ValueError, match="not q8_0"):
         huggingface.save(tmp_path / "m", source(make("grouped"), dtype="q8_0"))
@@ -154,6 +160,7 @@ def test_transformers_reads_what_is_written_and_we_read_what_it_writes(
     close(logits(read, batch), expected, 0)
 
 
+@pytest.mark.once
 def test_transformers_reads_shards(transformers, quiet, tmp_path):
     model, batch = make("grouped"), inputs()
     huggingface.save(tmp_path / "m", source(model), max_shard_bytes=20_000)
@@ -170,6 +177,7 @@ def test_transformers_reads_a_scaled_window_of_gemma_3(transformers, quiet, tmp_
     close(logits(Gemma3CausalLM.from_preset(tmp_path / "m"), batch), logits(model, batch), 0)
 
 
+@pytest.mark.once
 def test_a_gemma_3_that_reads_images_gives_its_text_model(transformers, tmp_path):
     text = {
         "vocab_size": 96,
@@ -223,12 +231,14 @@ def test_keras_hub_reads_what_is_written(tmp_path, proto):
 # --- names of tensors ---
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("prefix", ["", "model.", "language_model.model.", "model.language_model."])
 def test_tensors_are_found_under_each_prefix_they_are_saved_with(folder, prefix):
     rewrite(folder, lambda a: {f"{prefix}{n.removeprefix('model.')}": v for n, v in a.items()})
     close(logits(GemmaCausalLM.from_preset(folder), inputs()), logits(make("grouped"), inputs()), 0)
 
 
+@pytest.mark.once
 def test_a_tied_head_may_be_stored_and_must_be_the_tables_size(folder):
     rewrite(folder, lambda a: {**a, "lm_head.weight": a["model.embed_tokens.weight"]})
     close(logits(GemmaCausalLM.from_preset(folder), inputs()), logits(make("grouped"), inputs()), 0)
@@ -237,6 +247,7 @@ def test_a_tied_head_may_be_stored_and_must_be_the_tables_size(folder):
         GemmaCausalLM.from_preset(folder)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "change, match",
     [
@@ -274,12 +285,14 @@ def test_tensors_that_do_not_fit_are_named(folder, change, match):
         GemmaCausalLM.from_preset(folder)
 
 
+@pytest.mark.once
 def test_pickled_weights_are_refused_with_the_way_out(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(BadPresetError, match="pytorch_model.bin, which is not read.*safetensors"):
         GemmaCausalLM.from_preset(folder)
 
 
+@pytest.mark.once
 def test_a_folder_with_two_kinds_of_weights_is_no_choice_to_guess(folder):
     (folder / "model.weights.h5").write_bytes(b"")
     with pytest.raises(BadPresetError, match="several formats: huggingface, keras_hub"):

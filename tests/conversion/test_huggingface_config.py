@@ -18,6 +18,7 @@ from keras_gemma.conversion.formats import open_checkpoint
 from keras_gemma.conversion.huggingface.config import backbone_arguments
 from keras_gemma.presets import BadPresetError
 
+pytestmark = pytest.mark.once
 GEMMA_2 = {"query_pre_attn_scalar": 8, "model_type": "gemma2"}
 GEMMA_3 = {"query_pre_attn_scalar": 8, "model_type": "gemma3_text"}
 

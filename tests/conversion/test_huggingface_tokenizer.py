@@ -16,6 +16,7 @@ from keras_gemma import GemmaCausalLM, GemmaCausalLMPreprocessor
 from keras_gemma.presets import BadPresetError
 from keras_gemma.text import GemmaTokenizer, encode_turns
 
+pytestmark = pytest.mark.once
 TEXTS = [
     "Once upon a time there was a fox.",
     "  two  spaces,   three, and \n\n lines\t\t",

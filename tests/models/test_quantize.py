@@ -88,6 +88,7 @@ def test_only_norms_are_trained_then(form):
     assert all((a == b).all() for a, b in zip(before, after))
 
 
+@pytest.mark.once
 def test_some_layers_may_stay_floats():
     lm = model()
     lm.quantize("int8", filters="ffw")
@@ -95,6 +96,7 @@ def test_some_layers_may_stay_floats():
     assert quantized and all("ffw" in name for name in quantized)
 
 
+@pytest.mark.once
 def test_twice_and_with_lora_is_refused():
     lm = model()
     lm.quantize("int8")

@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_gemma.layers import attention
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("name", [*cases.GEMMA, *cases.GEMMA3])
 def test_scores_pass_50_and_logits_20(name, monkeypatch):

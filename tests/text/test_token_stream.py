@@ -16,6 +16,8 @@ from vocabularies import (
 
 from keras_gemma.text import GemmaTokenizer, StreamDecoder
 
+pytestmark = pytest.mark.once
+
 
 def streamed(tokenizer, ids):
     decoder = StreamDecoder(tokenizer)

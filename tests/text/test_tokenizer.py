@@ -23,6 +23,7 @@ from vocabularies import (
 
 from keras_gemma.text import Gemma3Tokenizer, GemmaTokenizer
 
+pytestmark = pytest.mark.once
 TEXTS = [
     *CORPUS,
     "",

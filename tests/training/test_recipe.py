@@ -73,6 +73,7 @@ def test_a_stopped_run_ends_with_the_numbers_of_an_unbroken_one(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.once
 def test_a_recipe_may_start_from_a_preset(tmp_path):
     recipes.run({**RECIPE, "tokens": 10 * 256}, tmp_path / "base", on_progress=lambda report: None)
     tuned = {key: RECIPE[key] for key in ("seed", "row_length", "batch_size", "optimizer")}
@@ -84,6 +85,7 @@ def test_a_recipe_may_start_from_a_preset(tmp_path):
     )
 
 
+@pytest.mark.once
 def test_the_model_s_turns_alone_count_when_asked(tmp_path):
     from keras_gemma.data import corpus
 
@@ -96,6 +98,7 @@ def test_the_model_s_turns_alone_count_when_asked(tmp_path):
     assert tokenizer.end_of_turn_token_id in spoken
 
 
+@pytest.mark.once
 def test_a_run_shorter_than_its_warm_up_is_told(tmp_path):
     with pytest.raises(ValueError, match="warmup_steps=5 takes the whole run of 2 steps"):
         recipes.run({**RECIPE, "tokens": 2 * 256}, tmp_path / "run")
