@@ -125,6 +125,25 @@ def address(tensor: Any) -> int | None:
     return None  # TensorFlow does not say
 
 
+def device_kind() -> str:
+    """Of the device that arrays are made on: "cpu", "gpu", "tpu", or what the backend calls another.
+
+    >>> device_kind()
+    'cpu'
+    """
+    name = keras.backend.backend()
+    if name == "jax":
+        import jax
+
+        return jax.default_backend()
+    if name == "torch":  # Keras has a default of its own, which PyTorch isn't told of
+        kind = keras.ops.zeros(()).device.type
+        return {"cuda": "gpu"}.get(kind, kind)
+    import tensorflow as tf
+
+    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+
+
 def memory() -> int | None:
     """Bytes of memory of the device that arrays are made on; `None` where it doesn't say."""
     name = keras.backend.backend()
@@ -133,11 +152,10 @@ def memory() -> int | None:
 
         if stats := jax.local_devices()[0].memory_stats():
             return stats.get("bytes_limit")
-    if name == "torch":
+    if name == "torch" and device_kind() == "gpu":
         import torch
 
-        if torch.get_default_device().type == "cuda":
-            return torch.cuda.mem_get_info()[1]
+        return torch.cuda.mem_get_info()[1]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
@@ -145,16 +163,7 @@ def memory() -> int | None:
 
 def fuses_attention() -> bool:
     """Whether the device attends without scores in memory: by cuDNN (JAX) or SDPA (PyTorch)."""
-    name = keras.backend.backend()
-    if name == "jax":
-        import jax
-
-        return jax.default_backend() == "gpu"
-    if name == "torch":
-        import torch
-
-        return torch.get_default_device().type == "cuda"
-    return False
+    return keras.backend.backend() != "tensorflow" and device_kind() == "gpu"
 
 
 def in_order(tensor: Any) -> Any:
