@@ -166,6 +166,15 @@ def fuses_attention() -> bool:
     return keras.backend.backend() != "tensorflow" and device_kind() == "gpu"
 
 
+def can_branch() -> bool:
+    """Whether what is being computed may depend on what was: not while PyTorch writes a step down."""
+    if keras.backend.backend() != "torch":
+        return True
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is None
+
+
 def in_order(tensor: Any) -> Any:
     """The tensor, row after row in memory; a transposed one is a mere view on PyTorch."""
     return tensor.contiguous() if keras.backend.backend() == "torch" else tensor

@@ -5,7 +5,9 @@ A `Compiler` is given the variables that functions read (`weights`) and those th
 
 `program(function)`  the function, compiled as a whole where the backend can; what its argument
                      number `donate` held, if one is named, is gone after a call;
-`loop(while_true, step, state)`  a loop inside a program;
+`loop(while_true, step, state, given)`  a loop inside a program: `state = step(given, state)` again and
+                     again; `whole` says that a step is of this package's operations alone, and
+                     the same function each time, so that it can be taken for one operation;
 `step(function)`  a function called again and again with the same shapes inside such a loop.
 
 And it tells, of the running backend, whether variables changed (`marks`, `changed`), how it likes
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_gemma import arrays
 from keras_gemma.generation.compilation_cache import keep_compiled
 
 
@@ -36,9 +39,9 @@ class Compiler:
     def step(self, function: Callable) -> Callable:
         return function
 
-    def loop(self, while_true: Callable, step: Callable, state):
+    def loop(self, while_true: Callable, step: Callable, state, given=(), whole: bool = False):
         while bool(while_true(state)):
-            state = step(state)
+            state = step(given, state)
         return state
 
 
@@ -70,7 +73,7 @@ class JaxCompiler(Compiler):
 
         return call
 
-    def loop(self, while_true, step, state):
+    def loop(self, while_true, step, state, given=(), whole=False):
         import jax
 
         weights = [(v, v.value) for v in self.weights]
@@ -79,7 +82,7 @@ class JaxCompiler(Compiler):
             states, state = carry
             mapping = [*weights, *zip(self.states, states)]
             with keras.StatelessScope(state_mapping=mapping) as scope:
-                state = step(state)
+                state = step(given, state)
             return [scope.get_current_value(v) for v in self.states], state
 
         start = [ops.convert_to_tensor(v.value) for v in self.states], state
@@ -97,17 +100,12 @@ class TensorFlowCompiler(Compiler):
 
         return tf.function(function, jit_compile=True)
 
-    def loop(self, while_true, step, state):
-        return ops.while_loop(while_true, lambda state: (step(state),), (state,))[0]
+    def loop(self, while_true, step, state, given=(), whole=False):
+        return ops.while_loop(while_true, lambda state: (step(given, state),), (state,))[0]
 
 
 class TorchCompiler(Compiler):
-    """Eager programs whose step is a graph of plain tensor operations.
-
-    A Keras layer costs some 50 microseconds a call, far more than a small product. The step is
-    traced once per shape through the very layers of the model, and runs without them after.
-    Weights are captured by reference: new values are seen, new tensors need a new compiler.
-    """
+    """Eager programs whose step is a graph of plain tensor operations."""
 
     def program(self, function, donate=None):
         import torch
@@ -115,20 +113,34 @@ class TorchCompiler(Compiler):
         return torch.inference_mode()(function)
 
     def step(self, function):
-        from torch.fx.experimental.proxy_tensor import make_fx
         from torch.utils import _pytree as pytree
+
+        from keras_gemma.generation.torch_step import traced
 
         graphs = {}
 
         def call(*arguments):
+            if not arrays.can_branch():  # a step that holds this one is being written down
+                return function(*arguments)
             leaves, _ = pytree.tree_flatten(arguments)
             shapes = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
             if shapes not in graphs:
-                # A plain function: the tracer counts a method's self among its arguments.
-                graphs[shapes] = make_fx(lambda *arguments: function(*arguments))(*arguments)
+                weights = [variable.value for variable in (*self.weights, *self.states)]
+                graphs[shapes] = traced(function, arguments, weights)
             return graphs[shapes](*arguments)
 
         return call
+
+    def loop(self, while_true, step, state, given=(), whole=False):
+        if whole and arrays.device_kind() == "gpu":
+            return self._whole_loop(while_true, step, state, given)
+        return super().loop(while_true, step, state, given)
+
+    @functools.cached_property
+    def _whole_loop(self):
+        from keras_gemma.generation.cuda_loop import CudaLoop
+
+        return CudaLoop((*self.weights, *self.states))
 
 
 _COMPILERS = {
@@ -158,16 +170,10 @@ class Traits(NamedTuple):
 
 def traits() -> Traits:
     """Of the running backend, on its device."""
-    name = keras.config.backend()
+    name, on_cpu = keras.config.backend(), arrays.device_kind() == "cpu"
     if name == "jax":
-        import jax
-
-        on_cpu = jax.default_backend() == "cpu"
         return Traits(True, on_cpu, on_cpu, True, on_cpu)
     if name == "torch":
-        import torch
-
-        on_cpu = torch.get_default_device().type == "cpu"
         return Traits(True, False, on_cpu, False, on_cpu)
     return Traits(False, False, False, True, False)
 

@@ -229,6 +229,7 @@ class Engine:
 
     def _advance(self, found, state):
         loop, room = self._compiler.loop, self._room(state)
+        whole = self.weights.traceable and self.sampler.is_plain
 
         def goes_on(state):
             going = ops.logical_and(ops.any(state.running), state.steps > 0)
@@ -238,28 +239,26 @@ class Engine:
             needed = ops.where(state.running, needed, 0)
             return ops.logical_and(going, ops.all(needed <= room))
 
-        def step(state):
-            return self._step(found, state)
-
-        def checked_step(state):
-            return self._checked_step(found, state)
-
         if self.draft.length == 0:
-            return loop(goes_on, step, state)
+            return loop(goes_on, self._step, state, found, whole)
         if self.draft.always:
-            return loop(goes_on, checked_step, state)
+            return loop(goes_on, self._checked_step, state, found, whole)
 
         # Two loops that take turns: a condition would copy the caches on its way.
         def proposes(state):
             return ops.any(ops.logical_and(state.running, self.draft.proposes(state)))
 
-        def both(state):
-            state = loop(
-                lambda s: ops.logical_and(goes_on(s), ops.logical_not(proposes(s))), step, state
-            )
-            return loop(lambda s: ops.logical_and(goes_on(s), proposes(s)), checked_step, state)
+        def both(found, state):
+            def plain(state):
+                return ops.logical_and(goes_on(state), ops.logical_not(proposes(state)))
 
-        return loop(goes_on, both, state)
+            def checked(state):
+                return ops.logical_and(goes_on(state), proposes(state))
+
+            state = loop(plain, self._step, state, found, whole)
+            return loop(checked, self._checked_step, state, found, whole)
+
+        return loop(goes_on, both, state, found)
 
     def _step(self, found, state):
         newest_B1 = ops.take_along_axis(state.token_ids, (state.lengths - 1)[:, None], axis=1)

@@ -140,10 +140,10 @@ class Search:
         def goes_on(state):
             return ops.logical_and(ops.any(state.running), state.steps > 0)
 
-        def step(state):
+        def step(found, state):
             return self.step(found, state._replace(steps=state.steps - 1))
 
-        return self._loop(goes_on, step, state)
+        return self._loop(goes_on, step, state, found)
 
     def _forward(self, found, ids_RT, positions, caches):
         stack = self.weights.stack(found)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gemma import arrays
 from keras_gemma.samplers.context import SamplingContext, current, given
 from keras_gemma.samplers.noise import noise_of
 from keras_gemma.samplers.options import NUMBERS, checked_number, is_neutral, is_number
@@ -211,7 +212,7 @@ class Sampler:
             probabilities,
             Truncation(*map(self.number, Truncation._fields)),
             lambda kept, ids: self.draw(kept, ids, keys),
-            self.candidates,
+            self.candidates if arrays.can_branch() else None,
         )
 
     def draw(self, probabilities_BC, ids_BC=None, keys=None):
@@ -292,6 +293,12 @@ class Sampler:
         return found | (
             {"logit_bias": len(self.token_rules.bias)} if len(self.token_rules.bias) > 1 else {}
         )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that it does is this package's, and nothing a step of yours or a class of yours."""
+        own = type(self).__module__.startswith(__package__.partition(".")[0] + ".")
+        return own and not self.steps
 
     @property
     def variables(self) -> list:

@@ -13,14 +13,16 @@ pytestmark = pytest.mark.once
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "keras_gemma"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# The one that chooses the backend, the one that knows its memory, the one that compiles for it, and
-# the one that asks for kernels made for it.
+# The one that chooses the backend, the one that knows its memory, those that compile for it, and the
+# one that asks for kernels made for it.
 MAY_NAME_BACKENDS = (
     "backend.py",
     "arrays.py",
     "generation/compiled.py",
     "generation/compilation_cache.py",
     "generation/kernels.py",
+    "generation/torch_step.py",
+    "generation/cuda_loop.py",
 )
 LONGEST_FILE = 400
 

@@ -67,7 +67,7 @@ def test_all_run_in_a_compiled_loop_as_they_do_outside(name):
     rows = different_logits(3, scale=0.5)
     made = compiler([], sampler.variables)
 
-    def step(state):
+    def step(_, state):
         lengths = ops.sum(ops.cast(state > 0, "int32"), -1)
         ids = ops.maximum(state - 1, 0)  # 0 stands for no token yet
         given = SamplingContext(ids, lengths, state[:, 0], ops.ones_like(lengths))
@@ -86,7 +86,7 @@ def test_all_run_in_a_compiled_loop_as_they_do_outside(name):
     if name != "rolling":  # that one's numbers depend on how often it was called
         outside = ops.convert_to_tensor(start)
         for _ in range(19):
-            outside = step(outside)
+            outside = step((), outside)
         assert text.tolist() == ops.convert_to_numpy(outside).tolist()
 
 
