@@ -79,7 +79,7 @@ class CudaLoop:
         try:
             module = traced(whole, (sources, leaves), weights)
         except Exception as error:  # noqa: BLE001  (of whatever kind: what can't be traced can be run)
-            warnings.warn(f"{_SLOW}: {error}")
+            warnings.warn(f"{_SLOW}: {error}", stacklevel=2)
             return None
         written = (number - len(sources) for number in written_inputs(module))
         return TracedStep(module, frozenset(written))
@@ -121,7 +121,7 @@ class CudaLoop:
         try:
             replay = self._record(again)
         except RuntimeError as error:
-            warnings.warn(f"{_SLOW}: {error}")
+            warnings.warn(f"{_SLOW}: {error}", stacklevel=2)
             replay = again
         return Recorded(replay, places, goes_on)
 

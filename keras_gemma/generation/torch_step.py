@@ -71,10 +71,11 @@ def _fold(module, weights):
             tensor = getattr(module, node.target)
             if _memory(tensor) not in weights:
                 known[node] = tensor
-        elif node.op == "call_function" and _is_pure(node):
-            if all(x in known for x in node.all_input_nodes):
-                args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
-                known[node] = node.target(*args, **kwargs)
+            continue
+        ready = all(x in known for x in node.all_input_nodes)
+        if node.op == "call_function" and _is_pure(node) and ready:
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
     names: dict[Any, str] = {}
     for node, value in known.items():
         inner = all(user in known for user in node.users)
