@@ -138,7 +138,7 @@ def device_kind() -> str:
         return jax.default_backend()
     if name == "torch":  # Keras has a default of its own, which PyTorch isn't told of
         kind = keras.ops.zeros(()).device.type
-        return {"cuda": "gpu"}.get(kind, kind)
+        return "gpu" if kind == "cuda" else kind
     import tensorflow as tf
 
     return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
