@@ -6,7 +6,8 @@
 Weights are random. Decoding: tokens a second at 1, 8 and 64 rows, and its share of the bandwidth; it reads
 every weight once a step, and each row's keys and values. Prompts of 128, 2,048 and 8,192 tokens: tokens a
 second, and the share of peak FLOP/s. It stops by itself after `--minutes`, and names what it did not come
-to and what doesn't fit. Writes benchmarks/results/gpu_BACKEND.json.
+to and what doesn't fit. `--keep` writes benchmarks/results/gpu_BACKEND.json; cases that are not asked for stay as
+they are in it.
 """
 
 import argparse
@@ -111,6 +112,7 @@ class Model:
         self.architecture = architecture
         self.random = np.random.default_rng(0)
         self.model = GemmaCausalLM(GemmaBackbone(**architecture, dtype=DTYPE), preprocessor=None)
+        self.model.context_length = 2**17  # an answer follows a prompt of the whole context, too
 
     def seconds(self, rows: int, prompt: int, count: int) -> float:
         """What a call takes; its tokens are on the host then."""
@@ -193,7 +195,22 @@ def main():
         versions = {"keras": keras.version()}
         head = {"device": device, "backend": backend, "dtype": DTYPE, "versions": versions}
         path = ROOT / "benchmarks" / "results" / f"gpu_{backend}.json"
-        path.write_text(json.dumps({**head, **origin(), "cases": cases}, indent=1) + "\n")
+        before = json.loads(path.read_text()) if path.exists() else {}
+        kept = before["cases"] if before.get("device") == device else []
+        path.write_text(
+            json.dumps({**head, **origin(), "cases": together(kept, cases)}, indent=1) + "\n"
+        )
+
+
+def together(before: list[dict], now: list[dict]) -> list[dict]:
+    """The cases of two runs; the newer ones where both have some.
+
+    >>> one, other = ({"shape": "a", "prompt": 1, "rows": n} for n in (1, 2))
+    >>> len(together([one, other], [{**one, "failed": "why"}]))
+    2
+    """
+    found = {(case["shape"], case["prompt"], case["rows"]): case for case in [*before, *now]}
+    return [found[key] for key in sorted(found)]
 
 
 if __name__ == "__main__":

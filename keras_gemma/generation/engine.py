@@ -30,7 +30,11 @@ from keras_gemma.generation.weights import Weights
 from keras_gemma.layers import Positions
 from keras_gemma.samplers import SamplingContext
 
-CHUNK = 512  # tokens of a prompt read at once: the scores of attention then fit beside the model
+# Tokens of a prompt that are read at once. On a CPU the scores of attention then fit beside the model; what
+# a GPU reads at once may be more, or starting its operations takes longer than they do.
+CHUNK = 512
+_GPU_TOKENS = 2**15  # of all rows
+_GPU_CHUNK = 2048
 _FIRST_SLOTS = 256  # of a cache; it grows fourfold, so that few programs serve all lengths
 _WORTH_SHARING = 64  # tokens; fewer are sooner read again than programs made that do without
 _FORBIDDEN = -1e30  # finite, for a product with zero must not be NaN
@@ -52,7 +56,8 @@ class Engine:
         dtype: of keys and values.
         eager: run without compiling.
         cache: how they are remembered, one of `kv_cache.KINDS`.
-        chunk: tokens of a prompt that are read at once; what comes out is the same for each.
+        chunk: tokens of a prompt that are read at once; what comes out is the same for each. By
+            default as many as suit the device.
         prefix_bytes: most memory for texts that are remembered for prompts that begin like them.
         draft: proposes tokens that are checked together, of `keras_gemma.generation.drafting`.
     """
@@ -66,7 +71,7 @@ class Engine:
         eager: bool = False,
         *,
         cache: str = "full",
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         prefix_bytes: int = 0,
         draft: Any = None,
     ):
@@ -119,7 +124,8 @@ class Engine:
         longest = max(map(len, prompts)) + self.draft.length + 1
         slots = max(slots, self.slots_for(longest, limit))
         known, caches = self._known(prompts, slots)
-        *chunks, last = chunks_of([prompt[known:] for prompt in prompts], known, self.chunk, place)
+        unread, chunk = [prompt[known:] for prompt in prompts], self._chunk(len(prompts))
+        *chunks, last = chunks_of(unread, known, chunk, place)
         for chunk in chunks:
             caches = self._read(caches, slots, chunk)
             yield None
@@ -179,11 +185,16 @@ class Engine:
         if len(prompts) > 1 and len(common) - known >= _WORTH_SHARING:
             if known:
                 caches = self._resumed(caches, known, 1, slots)
-            for chunk in chunks_of([common[known:]], known, self.chunk):
+            for chunk in chunks_of([common[known:]], known, self._chunk(1)):
                 caches = self._read(caches, slots, chunk)
             known = len(common)
             self.prefixes.keep(common, caches)
         return known, self._resumed(caches, known, len(prompts), slots) if known else ()
+
+    def _chunk(self, rows):
+        if self.chunk is not None or arrays.device_kind() == "cpu":
+            return self.chunk or CHUNK
+        return min(_GPU_CHUNK, max(CHUNK, _GPU_TOKENS // rows))
 
     def _read(self, caches, slots, chunk):
         program = self._program(self._read_chunk, not caches and (len(chunk[0]), slots))

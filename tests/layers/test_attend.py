@@ -14,7 +14,7 @@ from keras_gemma.layers import Positions
 # The package has a function of the same name.
 attend = importlib.import_module("keras_gemma.layers.attend")
 
-HEADS = [2, 4] if keras.config.backend() == "tensorflow" else [1, 2, 4]  # Keras's own limit
+HEADS = [1, 2, 4]
 TOKENS = 12
 
 
