@@ -189,17 +189,23 @@ def main():
                         case["failed"] = f"{type(error).__name__}: {error}"[:300]
                 print(json.dumps(case), flush=True)
                 cases.append(case)
+                if chosen.keep:  # now, for a machine that is lent may be gone soon
+                    keep(device, backend, cases)
         del model
         gc.collect()
-    if chosen.keep:
-        versions = {"keras": keras.version()}
-        head = {"device": device, "backend": backend, "dtype": DTYPE, "versions": versions}
-        path = ROOT / "benchmarks" / "results" / f"gpu_{backend}.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
-        kept = before["cases"] if before.get("device") == device else []
-        path.write_text(
-            json.dumps({**head, **origin(), "cases": together(kept, cases)}, indent=1) + "\n"
-        )
+
+
+def keep(device: str, backend: str, cases: list[dict]) -> None:
+    """Put cases into the result file, where those of the same device stay."""
+    import keras
+
+    path = ROOT / "benchmarks" / "results" / f"gpu_{backend}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    kept = before["cases"] if before.get("device") == device else []
+    versions = {"keras": keras.version()}
+    head = {"device": device, "backend": backend, "dtype": DTYPE, "versions": versions}
+    found = {**head, **origin(), "cases": together(kept, cases)}
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def together(before: list[dict], now: list[dict]) -> list[dict]:
