@@ -140,11 +140,17 @@ def benchmarks() -> str:
     return speed_tables.full(ROOT / "benchmarks" / "results")
 
 
+def gpus() -> str:
+    """Every figure of a GPU."""
+    return speed_tables.on_gpus(ROOT / "benchmarks" / "results")
+
+
 PARTS = {
     "bundled models": bundled_models,
     "presets": presets,
     "speed": speed,
     "benchmarks": benchmarks,
+    "gpus": gpus,
 }
 
 

@@ -1,4 +1,4 @@
-"""Tables of what `benchmarks/generation.py` measured, out of benchmarks/results/generation_*.json."""
+"""Tables of what `benchmarks/generation.py` and `benchmarks/gpu.py` measured, out of their result files."""
 
 import json
 from pathlib import Path
@@ -186,3 +186,41 @@ def _ratios(rows):
             found = [row["times"].get(ours, {}).get(other) for ours in pair]
             cells.append(" / ".join("–" if x is None else f"{x:.2f}" for x in found))
         yield f"| `{other}` | {' | '.join(cells)} |"
+
+
+def on_gpus(folder: Path) -> str:
+    """Each case of `benchmarks/gpu.py` that was measured."""
+    tables = []
+    for path in sorted(folder.glob("gpu_*.json")):
+        result = json.loads(path.read_text("utf-8"))
+        lines = [
+            f"### {BACKENDS[result['backend']]}, {result['dtype']}, {result['device']}",
+            "",
+            "| | prompt | rows | first token | of peak FLOP/s | decode | of the bandwidth |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *(_case(case) for case in result["cases"] if "first_token_seconds" in case),
+        ]
+        left = [c for c in result["cases"] if "first_token_seconds" not in c]
+        if left:
+            lines += ["", f"Left out or failed: {len(left)}. {path.name} says why."]
+        lines += ["", f"Best of three calls; measured on {result['date']}."]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) or NONE_YET
+
+
+def _case(case):
+    shares = (
+        f"{case[s]:.0%}" if s in case else "" for s in ("share_of_flops", "share_of_bandwidth")
+    )
+    of_flops, of_bandwidth = shares
+    rate = case.get("decode_tokens_per_second")
+    cells = (
+        f"`{case['shape']}`",
+        f"{case['prompt']:,}",
+        case["rows"],
+        f"{1000 * case['first_token_seconds']:,.0f} ms",
+        of_flops,
+        f"{rate:,.0f}/s" if rate else "",
+        of_bandwidth,
+    )
+    return f"| {' | '.join(map(str, cells))} |"

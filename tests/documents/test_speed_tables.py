@@ -87,3 +87,28 @@ def test_without_results_that_is_said(tables, tmp_path):
 def test_memory_is_told_in_weights(tables):
     found = row("bytes", a={"bytes": 1_161_600_000, "of_weights": 1.1})
     assert tables["quantity"](found, "a") == "1,162 MB (1.10 x)"
+
+
+def test_what_a_gpu_did_and_what_was_left_out(tables, tmp_path):
+    assert tables["on_gpus"](tmp_path) == tables["NONE_YET"]
+    case = {
+        "shape": "gemma_2b_en",
+        "prompt": 2048,
+        "rows": 8,
+        "first_token_seconds": 0.0456,
+        "decode_tokens_per_second": 2876.4,
+        "share_of_bandwidth": 0.541,
+        "share_of_flops": 0.1815,
+    }
+    result = {
+        "device": "A GPU",
+        "backend": "torch",
+        "dtype": "bfloat16",
+        "date": "2026-01-02",
+        "cases": [case, {"shape": "a", "prompt": 1, "rows": 1, "left_out": "no time was left"}],
+    }
+    (tmp_path / "gpu_torch.json").write_text(json.dumps(result))
+    text = tables["on_gpus"](tmp_path)
+    assert "### PyTorch, bfloat16, A GPU" in text
+    assert "| `gemma_2b_en` | 2,048 | 8 | 46 ms | 18% | 2,876/s | 54% |" in text
+    assert "Left out or failed: 1." in text
