@@ -76,7 +76,7 @@ class Engine:
         draft: Any = None,
     ):
         self.weights, self.sampler, self.config = weights, sampler, config
-        self.chunk, self.draft = chunk, draft or NoDraft()
+        self._chunk, self.draft = chunk, draft or NoDraft()
         self.prefixes = PrefixCache(prefix_bytes, functools.partial(kv_cache.reaches_back, config))
         self._marks: Any = None
         self.dtype, self.cache = dtype, cache
@@ -124,7 +124,7 @@ class Engine:
         longest = max(map(len, prompts)) + self.draft.length + 1
         slots = max(slots, self.slots_for(longest, limit))
         known, caches = self._known(prompts, slots)
-        unread, chunk = [prompt[known:] for prompt in prompts], self._chunk(len(prompts))
+        unread, chunk = [prompt[known:] for prompt in prompts], self.chunk_for(len(prompts))
         *chunks, last = chunks_of(unread, known, chunk, place)
         for chunk in chunks:
             caches = self._read(caches, slots, chunk)
@@ -166,6 +166,12 @@ class Engine:
         """Empty caches, one for each layer."""
         return kv_cache.empty_caches(self.config, rows, slots, self.dtype, self.cache)
 
+    def chunk_for(self, rows: int) -> int:
+        """Tokens of each prompt that are read at once."""
+        if self._chunk is not None or arrays.device_kind() == "cpu":
+            return self._chunk or CHUNK
+        return min(_GPU_CHUNK, max(CHUNK, _GPU_TOKENS // rows))
+
     def slots_for(self, needed: int, limit: int) -> int:
         """Of a cache that must hold `needed` tokens now and may come to hold `limit`."""
         slots = _FIRST_SLOTS
@@ -185,16 +191,11 @@ class Engine:
         if len(prompts) > 1 and len(common) - known >= _WORTH_SHARING:
             if known:
                 caches = self._resumed(caches, known, 1, slots)
-            for chunk in chunks_of([common[known:]], known, self._chunk(1)):
+            for chunk in chunks_of([common[known:]], known, self.chunk_for(1)):
                 caches = self._read(caches, slots, chunk)
             known = len(common)
             self.prefixes.keep(common, caches)
         return known, self._resumed(caches, known, len(prompts), slots) if known else ()
-
-    def _chunk(self, rows):
-        if self.chunk is not None or arrays.device_kind() == "cpu":
-            return self.chunk or CHUNK
-        return min(_GPU_CHUNK, max(CHUNK, _GPU_TOKENS // rows))
 
     def _read(self, caches, slots, chunk):
         program = self._program(self._read_chunk, not caches and (len(chunk[0]), slots))

@@ -75,7 +75,7 @@ class Search:
         slots = engine.slots_for(max(map(len, prompts)) + 1, limit)
         empty = kv_cache.each(engine.empty(len(requests), slots), place)
         caches, hidden = tuple(map(kv_cache.FreshCache, empty)), []
-        for chunk in chunks_of(prompts, 0, engine.chunk, place):
+        for chunk in chunks_of(prompts, 0, engine.chunk_for(len(prompts)), place):
             hidden_BTD, caches = self._read(self.weights.arrays, caches, *chunk)
             hidden.append(hidden_BTD)
         state = opening_state(requests, top, place)._replace(caches=caches)
