@@ -38,7 +38,10 @@ def cold(processes: int) -> Callable[[Pool, str], dict]:
     def run(pool, name):
         request = {"measure": "cold", "prompt": 32, "count": 32}
         with tempfile.TemporaryDirectory() as folder:
-            variables = {"JAX_COMPILATION_CACHE_DIR": folder}
+            # Ours keeps what takes a tenth of a second where it is told of a folder, JAX a second.
+            ours = name.startswith("keras_gemma/")
+            place = "KERAS_GEMMA_COMPILATION_CACHE" if ours else "JAX_COMPILATION_CACHE_DIR"
+            variables = {place: folder}
             answers = [
                 pool.ask_afresh(name, request, variables=variables) for _ in range(processes)
             ]
