@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_gemma.arrays import blank, empty, fetch, place
+from keras_gemma.arrays import blank, empty, fetch, place, usable
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -16,6 +16,24 @@ def test_what_is_placed_is_fetched(dtype, stored):
     expected = numbers.transpose(1, 2, 0).astype(np.dtype(dtype))
     assert fetch(variable).dtype == np.dtype(dtype)
     assert np.array_equal(fetch(variable), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "uint8"])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((6, 4), (1, 0)),
+        ((300, 514), (1, 0)),  # several blocks, the last ones smaller
+        ((129, 131), (1, 0)),  # no pairs
+        ((3, 256, 130), (2, 0, 1)),
+        ((2, 3, 64, 7), (3, 1, 0, 2)),
+    ],
+)
+def test_an_array_whose_axes_were_exchanged_is_copied(shape, axes, dtype):
+    numbers = np.arange(np.prod(shape)) % 251
+    turned = numbers.reshape(shape).astype(np.dtype(dtype)).transpose(axes)
+    copy = usable(turned, dtype)
+    assert copy.flags.c_contiguous and np.array_equal(copy, turned)
 
 
 def test_the_variable_outlives_the_array_and_does_not_see_it_change():

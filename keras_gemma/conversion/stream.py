@@ -1,10 +1,11 @@
 """Tensors from a checkpoint into variables and back, one at a time.
 
 First everything is compared by headers, then numbers move: a checkpoint that does not fit changes
-no variable, and no more than two tensors are held beside the model: one that is placed, and the
-next, which is read meanwhile.
+no variable. Two threads read tensors, look at them and turn them as the variables want them, so
+that no more than two tensors and their turned copies are held beside the model.
 """
 
+import collections
 import functools
 import math
 import warnings
@@ -14,11 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gemma.arrays import place
+from keras_gemma import arrays
 from keras_gemma.conversion.dtypes import DTYPES, first_not_finite
 from keras_gemma.conversion.tensors import Tensors, Writable
 from keras_gemma.conversion.weight_map import Entry
 from keras_gemma.presets.errors import BadPresetError
+
+# More are not faster: memory gives the pace. Each holds a tensor.
+_THREADS = 2
 
 
 class Fit(NamedTuple):
@@ -100,32 +104,35 @@ def load(
         check_finite: refuse a weight that is not a number, naming it.
     """
 
-    def numbers(entry):
+    def ready(entry):
         tensor = tensors.read(entry.theirs)
-        if check_finite and (place_of := first_not_finite(tensor)) is not None:
+        if check_finite and (place := first_not_finite(tensor)) is not None:
             raise BadPresetError(
-                f"{tensors.path}: {entry.theirs} is not a finite number at {place_of}. "
+                f"{tensors.path}: {entry.theirs} is not a finite number at {place}. "
                 "check_finite=False loads it anyway."
             )
-        return tensor
+        return [
+            (variables[path], arrays.usable(array, variables[path].dtype))
+            for path, array in entry.to_ours(tensor)
+        ]
 
     # Largest first: a large tensor's copy should not come on top of a model that is already full.
     largest_first = sorted(entries, key=lambda entry: -math.prod(entry.shape))
-    for entry, tensor in zip(largest_first, _one_ahead(numbers, largest_first)):
-        for path, array in entry.to_ours(tensor):
-            place(variables[path], array)
+    for pairs in _ahead(ready, largest_first):
+        for variable, array in pairs:
+            arrays.place(variable, array)
 
 
-def _one_ahead(function, items):
-    """`map` that is at work on the next item, in a thread, while the last one is used."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = None
+def _ahead(function, items):
+    """`map` whose threads are at work on the next items while one is used."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        coming = collections.deque()
         for item in items:
-            last, coming = coming, pool.submit(function, item)
-            if last is not None:
-                yield last.result()
-        if coming is not None:
-            yield coming.result()
+            coming.append(pool.submit(function, item))
+            if len(coming) == _THREADS:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def writables(

@@ -6,7 +6,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from keras_gemma import arrays
+from keras_gemma.conversion.dtypes import DTYPES
 from keras_gemma.conversion.weight_map import Shape
+from keras_gemma.presets import bundle
+from keras_gemma.presets.errors import BadPresetError
 
 
 class Stored(NamedTuple):
@@ -14,6 +18,24 @@ class Stored(NamedTuple):
 
     shape: Shape
     dtype: str  # "float32", "bfloat16", …; for formats of blocks the block's name
+
+
+def read_at(path: Path, start: int, name: str, stored: Stored) -> np.ndarray:
+    """The numbers of a tensor that lie in one piece in a file, read with no second copy.
+
+    Raises:
+        BadPresetError: the file can't be read, or ends before they do.
+    """
+    array = arrays.empty(stored.shape, DTYPES.get(stored.dtype, np.dtype(stored.dtype)))
+    with bundle.reading(path), path.open("rb") as file:
+        file.seek(start)
+        found = file.readinto(array.reshape(-1).view("uint8"))
+    if found != array.nbytes:
+        raise BadPresetError(
+            f"{path}: {name} has {array.nbytes} bytes, and {found} are there. The file is damaged, "
+            "or changed while it was read."
+        )
+    return array
 
 
 class Tensors(Protocol):

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gemma import arrays
 from keras_gemma.conversion.dtypes import DTYPES
 from keras_gemma.conversion.gemma_pytorch.torch_pickle import Storage, View, unpickle
-from keras_gemma.conversion.tensors import Stored
+from keras_gemma.conversion.tensors import Stored, read_at
 from keras_gemma.presets.errors import BadPresetError
 
 _LARGEST_PICKLE = 4 * 2**20  # Gemma's have a few hundred bytes per tensor
@@ -58,16 +57,10 @@ class TorchTensors:
     def read(self, name: str) -> np.ndarray:
         """The numbers of one tensor."""
         view = self._views[name]
-        dtype = DTYPES.get(view.storage.dtype, np.dtype(view.storage.dtype))
+        stored = Stored(view.shape, view.storage.dtype)
+        dtype = DTYPES.get(stored.dtype, np.dtype(stored.dtype))
         member = self._members[f"{self._root}/data/{view.storage.key}"]
-        array = arrays.empty(view.shape, dtype)
-        flat = array.reshape(-1).view("uint8")
-        with self.path.open("rb") as file:
-            file.seek(member.start + view.offset * dtype.itemsize)
-            read = file.readinto(flat)  # into the array itself: no second copy
-        if read != flat.nbytes:
-            raise BadPresetError(f"{self.path}: {name} ends after {read} of {flat.nbytes} bytes.")
-        return array
+        return read_at(self.path, member.start + view.offset * dtype.itemsize, name, stored)
 
     def _take(self, found):
         # DeepMind puts the tensors one level down and the rest beside them; others have no level.

@@ -13,8 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from keras_gemma.arrays import empty
-from keras_gemma.conversion.tensors import Stored
+from keras_gemma.conversion.tensors import Stored, read_at
 from keras_gemma.presets import bundle
 from keras_gemma.presets.errors import BadPresetError
 
@@ -65,16 +64,7 @@ class SafetensorsTensors:
     def read(self, name: str) -> np.ndarray:
         """The numbers of one tensor."""
         stored, path, start = self._found[name]
-        array = empty(stored.shape, stored.dtype)
-        with bundle.reading(path), path.open("rb") as file:
-            file.seek(start)
-            found = file.readinto(array.reshape(-1).view("uint8"))
-        if found != array.nbytes:
-            raise BadPresetError(
-                f"{path}: {name} has {array.nbytes} bytes, and {found} are there. The file changed "
-                "while it was read."
-            )
-        return array
+        return read_at(path, start, name, stored)
 
 
 def open_folder(folder: Path, stem: str = "model") -> SafetensorsTensors:

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_gemma import arrays
 from keras_gemma.conversion.dtypes import DTYPES
-from keras_gemma.conversion.tensors import Stored
+from keras_gemma.conversion.tensors import Stored, read_at
 from keras_gemma.presets.errors import BadPresetError
 
 _DEEPEST = 16  # groups in groups; Keras's files have five
@@ -45,12 +45,18 @@ class H5Tensors:
 
         stored, path = self._found[name]
         dtype = DTYPES.get(stored.dtype, np.dtype(stored.dtype))
-        array = arrays.empty(stored.shape, dtype)
         with _opened(h5py, path) as file:
-            # Keras stores bfloat16, which H5 does not know, as two bytes of anything.
-            view = array.view("V2") if stored.dtype == "bfloat16" else array
-            file[name].read_direct(view) if array.ndim else view.__setitem__((), file[name][()])
-        return array
+            item = file[name]
+            # Where the numbers lie in one piece and as they are, it takes a sixth of h5py's time
+            # to read them; bfloat16, which H5 does not know, is two bytes of anything to it.
+            is_plain = stored.dtype == "bfloat16" or item.dtype == dtype
+            start = item.id.get_offset() if is_plain else None
+            if start is None:
+                array = arrays.empty(stored.shape, dtype)
+                view = array.view("V2") if stored.dtype == "bfloat16" else array
+                item.read_direct(view) if array.ndim else view.__setitem__((), item[()])
+                return array
+        return read_at(path, start, name, stored)
 
 
 def _headers(path: Path) -> Iterator[tuple[str, Stored]]:
