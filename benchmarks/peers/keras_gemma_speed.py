@@ -13,17 +13,30 @@ from timing import MEASURES, serve, versions
 QUANTIZED = ("int8", "int4")
 
 
+def drawn(sizes, dtype):
+    """A backbone of random weights, which lie as those of a preset do: drawn ones come in small pages."""
+    from keras_gemma import GemmaBackbone
+    from keras_gemma.arrays import place, usable
+    from keras_gemma.layers import left_blank
+
+    with left_blank():
+        backbone = GemmaBackbone(**sizes, dtype=dtype)
+    noise = np.random.default_rng(0).normal(0, 0.02, 2**20 - 1).astype("float32")
+    for variable in backbone.variables:
+        place(variable, usable(np.resize(noise, variable.shape), dtype))
+    return backbone
+
+
 class Model:
     """A `GemmaCausalLM` of random weights."""
 
     def __init__(self, shape, dtype, cores):
         import keras
 
-        from keras_gemma import GemmaBackbone, GemmaCausalLM
+        from keras_gemma import GemmaCausalLM
         from keras_gemma.generation import kernels
 
-        drawn_in = "float32" if dtype in QUANTIZED else dtype
-        backbone = GemmaBackbone(**both_branches(SHAPES[shape]), dtype=drawn_in)
+        backbone = drawn(both_branches(SHAPES[shape]), "float32" if dtype in QUANTIZED else dtype)
         self.model = GemmaCausalLM(backbone, preprocessor=None)
         if dtype in QUANTIZED:
             self.model.quantize(dtype)

@@ -156,6 +156,20 @@ def compiler(weights, states=(), eager: bool = False) -> Compiler:
     return kind(weights, states)
 
 
+def written_once(function: Callable) -> Callable:
+    """`function(form, *arrays)` of a layer, which a program calls for one layer after another.
+
+    JAX traces and lowers a program once for each place where it calls something; of this one it
+    does so for the first of the layers that are alike. `form` is what they share, no array: it can be hashed.
+    """
+    if keras.config.backend() != "jax":
+        return function
+    import jax
+
+    # A function of its own: what JAX remembers of it goes with the program that is being written.
+    return jax.jit(lambda *arguments: function(*arguments), static_argnums=0)
+
+
 class Traits(NamedTuple):
     """What weights should be like for the running backend."""
 

@@ -7,12 +7,13 @@ B batch, T tokens, D model width, N query heads, K key heads, H head width, V vo
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_gemma.arrays import lent
+from keras_gemma.generation.compiled import written_once
 from keras_gemma.generation.huge_pages import gather
 from keras_gemma.generation.kernels import kg
 from keras_gemma.generation.kv_cache import SLACK, KVCache
@@ -77,10 +78,11 @@ def _floats(layer):
 def planned(stack: Any, found: StackArrays) -> Any:
     """The stack over the kernels."""
     final, epsilon = found.final_norm, stack.final_norm.epsilon
+    call = written_once(_call_block)
     return dataclasses.replace(
         stack,
         token_embedding=KernelEmbedding(stack, found.table),
-        blocks=tuple(map(KernelBlock, found.blocks)),
+        blocks=tuple(KernelLayer(block, call) for block in found.blocks),
         final_norm=lambda x: normalize(x, final, epsilon, _WIDE),
     )
 
@@ -101,22 +103,27 @@ class KernelEmbedding:
         return logits_BTV if self.soft_cap is None else soft_capped(logits_BTV, self.soft_cap)
 
 
-class KernelBlock:
-    """`GemmaDecoderBlock` over the kernels."""
+class KernelLayer(NamedTuple):
+    """A decoder block of a stack over the kernels."""
 
-    def __init__(self, block):
-        self.block, self.attention = block, KernelAttention(block)
+    block: Any  # kg.Block: on JAX a tree that knows its form
+    written: Any  # `_call_block`
 
     def __call__(self, x_BTD, positions, cache=(), training=False):
-        if type(cache) is KVCache and x_BTD.shape[1] <= SLACK + 1:
-            return kg.decoder_block(x_BTD, positions, cache, self.block)
-        real_BT1 = positions.segment[..., None] > 0
-        x_BTD = ops.where(real_BT1, x_BTD, 0.0)  # a row of zeros costs next to nothing
-        made = kg.attention_inputs(x_BTD, self.block)
-        y_BTE, cache = self.attention.call(made, positions, cache)
-        y_BTE = ops.where(real_BT1, y_BTE, 0.0)
-        x_BTD = kg.attention_output(x_BTD, y_BTE, self.block)
-        return kg.feed_forward(x_BTD, self.block), cache
+        return self.written(None, self.block, x_BTD, positions, cache)
+
+
+def _call_block(form, block, x_BTD, positions, cache):
+    """`GemmaDecoderBlock` over the kernels."""
+    if type(cache) is KVCache and x_BTD.shape[1] <= SLACK + 1:
+        return kg.decoder_block(x_BTD, positions, cache, block)
+    real_BT1 = positions.segment[..., None] > 0
+    x_BTD = ops.where(real_BT1, x_BTD, 0.0)  # a row of zeros costs next to nothing
+    made = kg.attention_inputs(x_BTD, block)
+    y_BTE, cache = KernelAttention(block).call(made, positions, cache)
+    y_BTE = ops.where(real_BT1, y_BTE, 0.0)
+    x_BTD = kg.attention_output(x_BTD, y_BTE, block)
+    return kg.feed_forward(x_BTD, block), cache
 
 
 class KernelAttention(AttentionFormula):

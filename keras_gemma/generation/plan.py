@@ -14,6 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gemma.config import AttentionRules, GemmaConfig
+from keras_gemma.generation.compiled import written_once
 from keras_gemma.generation.huge_pages import gather
 from keras_gemma.generation.layouts import laid_out, whole_laid_out
 from keras_gemma.layers import (
@@ -107,16 +109,14 @@ def arrays(stack: Any) -> StackArrays:
         table = laid_out(ops.cast(_value(embedding.embeddings), dtype), shared=True)
     else:
         table = whole_laid_out(whole, dtype, looked_up=True)
-    found = StackArrays(
-        table,
-        tuple(_block_arrays(block, dtype) for block in stack.blocks),
-        _scale(stack.final_norm),
-    )
+    lay_out = written_once(_float_layout)
+    blocks = tuple(_block_arrays(block, dtype, lay_out) for block in stack.blocks)
+    found = StackArrays(table, blocks, _scale(stack.final_norm))
     gather(keras.tree.flatten(found))
     return found
 
 
-def _block_arrays(block, dtype):
+def _block_arrays(block, dtype, lay_out):
     query, key, value, output, gate, second, last = dense_layers(block)
 
     def made(*layers):
@@ -124,18 +124,38 @@ def _block_arrays(block, dtype):
         whole = joined(*map(stored, layers))
         if whole is not None:
             return whole_laid_out(whole, dtype)
-        return laid_out(ops.concatenate([_by_output(layer, dtype) for layer in layers]))
+        heads_first = tuple(_heads_first(layer) for layer in layers)
+        return lay_out((dtype, heads_first), *(_floats(layer, dtype) for layer in layers))
 
     norms = {name: _scale(norm) for name, norm in norms_of(block).items()}
     return BlockArrays(made(query, key, value), made(output), made(gate, second), made(last), norms)
 
 
-def _by_output(layer, dtype):
-    """A layer's weights as floats, a row per output."""
+def _floats(layer, dtype):
+    """A layer's kernel; of whole numbers, a matrix with a row per output."""
     if layer.quantization_mode is not None:
         return ops.cast(matrix_of(layer, floats_of(layer)), dtype)
-    kernel = ops.cast(_value(layer.kernel), dtype)
-    if len(kernel.shape) == 3 and layer.equation.endswith("h"):  # NDH: heads are outputs
+    return _value(layer.kernel)
+
+
+def _heads_first(layer):
+    """Whether a kernel is NDH, heads being outputs; `None` for one that is a matrix by output."""
+    if layer.quantization_mode is not None:
+        return None
+    return len(layer.kernel.shape) == 3 and layer.equation.endswith("h")
+
+
+def _float_layout(form, *kernels):
+    """Kernels as one matrix, the outputs of one below those of the other."""
+    dtype, heads_first = form
+    parts = [ops.cast(kernel, dtype) for kernel in kernels]
+    return laid_out(ops.concatenate([_by_output(*pair) for pair in zip(parts, heads_first)]))
+
+
+def _by_output(kernel, heads_first):
+    if heads_first is None:
+        return kernel
+    if heads_first:
         return ops.reshape(ops.transpose(kernel, (0, 2, 1)), (-1, kernel.shape[1]))
     return ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1])))
 
@@ -160,23 +180,20 @@ def _value(variable):
 
 def planned(stack: Any, found: StackArrays) -> Any:
     """The stack with its weights taken from a plan."""
+    final = stack.final_norm
+    call = written_once(_call_block)
     return dataclasses.replace(
         stack,
         token_embedding=PlannedEmbedding(stack.config, found.table),
-        blocks=tuple(map(PlannedBlock, stack.blocks, found.blocks)),
-        final_norm=_norm(stack.final_norm, found.final_norm),
+        blocks=tuple(
+            PlannedLayer(Form.of(block), arrays, call)
+            for block, arrays in zip(stack.blocks, found.blocks)
+        ),
+        final_norm=_norm(found.final_norm, final.epsilon, final.compute_dtype),
     )
 
 
-def _take_norms(holder, layer, names, found):
-    """Give `holder` those norms that the layer has, over the scales of a plan."""
-    for name in names:
-        if name in found.norms:
-            setattr(holder, name, _norm(getattr(layer, name), found.norms[name]))
-
-
-def _norm(layer, scale):
-    epsilon, dtype = layer.epsilon, layer.compute_dtype
+def _norm(scale, epsilon, dtype):
     return lambda x: normalize(x, scale, epsilon, dtype)
 
 
@@ -195,14 +212,48 @@ class PlannedEmbedding:
         return logits_BTV
 
 
-class PlannedAttention(AttentionFormula):
+class Form(NamedTuple):
+    """What a block is beside its weights; those of one form are written into a program once."""
+
+    config: GemmaConfig
+    rules: AttentionRules
+    dtype: str  # that norms compute for
+
+    @classmethod
+    def of(cls, layer: Any) -> "Form":
+        # Dropout is for training alone.
+        config = dataclasses.replace(layer.config, dropout=0.0)
+        return cls(config, layer.attention.rules, layer.pre_attention_norm.compute_dtype)
+
+
+class PlannedLayer(NamedTuple):
+    """A decoder block of a planned stack."""
+
+    form: Form
+    found: BlockArrays
+    written: Any  # `_call_block`
+
+    def __call__(self, x_BTD, positions, cache=(), training=False):
+        return self.written(self.form, self.found, x_BTD, positions, cache)
+
+
+def _call_block(form, found, x_BTD, positions, cache):
+    return PlannedBlock(form, found).call(x_BTD, positions, cache)
+
+
+class _Planned:
+    """Norms over a plan, under the names of `BlockArrays.norms`."""
+
+    def __init__(self, form: Form, found: BlockArrays):
+        self.config, self.rules, self.found = form.config, form.rules, found
+        for name, scale in found.norms.items():
+            setattr(self, name, _norm(scale, form.config.layer_norm_epsilon, form.dtype))
+
+
+class PlannedAttention(_Planned, AttentionFormula):
     """`GemmaAttention` over a plan."""
 
     dropout_layer = None
-
-    def __init__(self, layer, found: BlockArrays):
-        self.rules, self.found = layer.rules, found
-        _take_norms(self, layer, _HEAD_NORMS, found)
 
     def query_key_value(self, x_BTD):
         rules = self.rules
@@ -217,14 +268,12 @@ class PlannedAttention(AttentionFormula):
     __call__ = AttentionFormula.call
 
 
-class PlannedBlock(BlockFormula):
+class PlannedBlock(_Planned, BlockFormula):
     """`GemmaDecoderBlock` over a plan."""
 
-    def __init__(self, layer, found: BlockArrays):
-        # Dropout is for training alone.
-        self.config, self.found = dataclasses.replace(layer.config, dropout=0.0), found
-        self.attention = PlannedAttention(layer.attention, found)
-        _take_norms(self, layer, _NORMS, found)
+    def __init__(self, form, found):
+        super().__init__(form, found)
+        self.attention = PlannedAttention(form, found)
 
     def gate_and_value(self, x_BTD):
         both = self.found.gate_and_value(x_BTD)
@@ -232,5 +281,3 @@ class PlannedBlock(BlockFormula):
 
     def ffw_linear(self, x_BTF):
         return self.found.feed_forward_output(x_BTF)
-
-    __call__ = BlockFormula.call

@@ -1,6 +1,7 @@
 """What people ask of `generate`, checked, as requests to the engine."""
 
 import operator
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,8 +96,8 @@ def _seeds(model, seed, rows):
         seed = getattr(model.sampler, "seed", None)
     if isinstance(seed, keras.random.SeedGenerator):
         seed = seed.next()[1]
-    if seed is None:  # follows keras.utils.set_random_seed
-        seed = keras.random.randint((), 0, 2**31 - 1)
+    if seed is None:  # as Keras draws its own: follows keras.utils.set_random_seed
+        seed = random.getrandbits(31)
     return row_seeds(int(ops.convert_to_numpy(seed)) & 0x7FFFFFFF, rows)
 
 

@@ -9,8 +9,8 @@ from conftest import SIZES, close, loud
 from keras import ops
 
 from keras_gemma import Gemma3Backbone, Gemma3CausalLM, GemmaBackbone, GemmaCausalLM
-from keras_gemma.generation import empty_caches, kernels, weights_for
-from keras_gemma.generation.compiled import traits
+from keras_gemma.generation import empty_caches, kernel_plan, kernels, plan, weights_for
+from keras_gemma.generation.compiled import compiler, traits
 from keras_gemma.generation.layouts import (
     BFloat16Blocks,
     InputMajor,
@@ -53,15 +53,23 @@ def model(kind="grouped", dtype="float32", plan="auto", **more):
     return lm
 
 
-def passes(stack):
-    """Logits of a prompt of six and of one token more, by way of caches."""
+def passes(stack, eager=False):
+    """Logits of a prompt of six and of one token more, by way of caches, compiled as the engine does.
+
+    Compiled, bfloat16 is rounded where one fused operation ends, and not after each step of a formula.
+    """
     place = np.arange(7, dtype="int32")[None].repeat(2, 0)
     caches = empty_caches(stack.config, 2, 16, stack.token_embedding_dtype)
-    made = []
+
+    def read(ids_BT, positions, caches):
+        hidden, caches = stack.hidden_states(ids_BT, positions, caches)
+        return ops.cast(stack.logits(hidden), "float32"), caches
+
+    program, made = compiler((), eager=eager).program(read), []
     for part in (slice(0, 6), slice(6, 7)):
         positions = Positions(*(ops.convert_to_tensor(x[:, part]) for x in (place, place * 0 + 1)))
-        hidden, caches = stack.hidden_states(ops.convert_to_tensor(IDS[:, part]), positions, caches)
-        made.append(ops.convert_to_numpy(ops.cast(stack.logits(hidden), "float32")))
+        logits, caches = program(ops.convert_to_tensor(IDS[:, part]), positions, caches)
+        made.append(ops.convert_to_numpy(logits))
     return np.concatenate(made, axis=1)
 
 
@@ -108,7 +116,8 @@ def test_a_plan_of_whole_numbers_computes_what_their_floats_do(kind, mode):
         close(logits_of_plan(backbone), passes(Stack(floats.stack, "float32")), 1e-5)
         return
     round_activations(floats)
-    texts = zip(logits_of_plan(backbone), passes(Stack(floats.stack, "float32")), strict=True)
+    awaited = passes(Stack(floats.stack, "float32"), eager=True)
+    texts = zip(logits_of_plan(backbone), awaited, strict=True)
     errors = [np.abs(got - awaited).max() / np.abs(awaited).max() for got, awaited in texts]
     # In a text, an activation half way between two steps may be rounded to either.
     assert min(errors) <= 1e-5 and max(errors) <= 2e-2, errors
@@ -223,3 +232,15 @@ def test_all_layouts_multiply_alike(rows):
         got = np.asarray(ops.convert_to_numpy(ops.cast(layout(x), "float32")))
         assert got.shape == expected.shape
         close(got, expected, 1e-2)
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="what JAX traces")
+@pytest.mark.parametrize("kind, forms", [("grouped", 1), ("Gemma 2", 2)])
+def test_blocks_of_one_form_are_traced_once(kind, forms, monkeypatch):
+    traced = []
+    made_by = kernel_plan if kernels.found().used else plan
+    call = made_by._call_block
+    monkeypatch.setattr(made_by, "_call_block", lambda *a: traced.append(a[1]) or call(*a))
+    backbone = model(kind, num_layers=6).backbone
+    logits_of_plan(backbone)
+    assert len(traced) == 2 * forms  # for the prompt and for the token after it
