@@ -153,6 +153,23 @@ def address(tensor: Any) -> int | None:
     return None  # TensorFlow does not say
 
 
+def argmax(x: Any) -> Any:
+    """Where the largest number along the last axis stands, int32; the first of them if there are several.
+
+    XLA makes a loop over single numbers of its own `argmax`: a millisecond for a vocabulary on a CPU, an
+    eighth of that for the largest number and then the first place that has it. NaN has no place: the last one is named.
+
+    >>> np.asarray(argmax(keras.ops.array([[1.0, 3.0, 3.0]]))).tolist()
+    [1]
+    """
+    if keras.backend.backend() == "torch":
+        return keras.ops.cast(keras.ops.argmax(x, axis=-1), "int32")
+    last = x.shape[-1] - 1
+    places = keras.ops.arange(last + 1, dtype="int32")
+    is_largest = keras.ops.equal(x, keras.ops.max(x, axis=-1, keepdims=True))
+    return keras.ops.min(keras.ops.where(is_largest, places, last), axis=-1)
+
+
 def device_kind() -> str:
     """Of the device that arrays are made on: "cpu", "gpu", "tpu", or what the backend calls another.
 

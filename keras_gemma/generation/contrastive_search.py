@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_gemma.arrays import argmax
 from keras_gemma.generation import kv_cache
 from keras_gemma.generation.engine import Engine
 from keras_gemma.generation.search import Search, rows_of
@@ -62,7 +63,7 @@ class ContrastiveSearch(Search):
         alpha = self._sampler.alpha
         score_BK = (1 - alpha) * likely_BK - alpha * similarity_BK
         score_BK = ops.where(likely_BK > 0, score_BK, float("-inf"))
-        best_B1 = ops.cast(ops.argmax(score_BK, axis=-1), "int32")[:, None]
+        best_B1 = argmax(score_BK)[:, None]
         best_B = rows_of(texts, self.rows, best_B1)
         token_B = ops.where(sound_B, ops.take(ids_R, best_B, axis=0), NO_TOKEN)
 

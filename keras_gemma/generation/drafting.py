@@ -8,6 +8,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_gemma.arrays import argmax
 from keras_gemma.generation import kv_cache
 from keras_gemma.generation.compiled import compiler
 from keras_gemma.generation.prompts import chunks_of
@@ -133,7 +134,7 @@ class DraftModel(NoDraft):
         for place in range(self.length + 1):
             positions = Positions((state.lengths - 1 + place)[:, None], segment_B1)
             logits, caches = self._logits(arrays, newest_B1, positions, caches)
-            newest_B1 = ops.cast(ops.argmax(logits, axis=-1), "int32")
+            newest_B1 = argmax(logits)
             drafts.append(newest_B1)
         count_B = ops.full_like(state.lengths, self.length)
         return state._replace(draft=caches), ops.concatenate(drafts[:-1], axis=1), count_B

@@ -16,7 +16,7 @@ from keras_gemma.generation.compiled import changed, compiler, marks, traits
 from keras_gemma.generation.drafting import NoDraft
 from keras_gemma.generation.kv_cache import FreshCache
 from keras_gemma.generation.prefix_cache import PrefixCache
-from keras_gemma.generation.prompts import chunks_of, common_prefix
+from keras_gemma.generation.prompts import chunks_of, common_prefix, last_tokens
 from keras_gemma.generation.state import (
     GenerationState,
     Request,
@@ -35,6 +35,8 @@ from keras_gemma.samplers import SamplingContext
 CHUNK = 512
 _GPU_TOKENS = 2**15  # of all rows
 _GPU_CHUNK = 2048
+# Tokens told at once, and the one before them: what a ring can hold, and kernels read in one call.
+MOST_UNREAD = kv_cache.SLACK + 1
 _FIRST_SLOTS = 256  # of a cache; it grows fourfold, so that few programs serve all lengths
 _WORTH_SHARING = 64  # tokens; fewer are sooner read again than programs made that do without
 _FORBIDDEN = -1e30  # finite, for a product with zero must not be NaN
@@ -130,7 +132,7 @@ class Engine:
             caches = self._read(caches, slots, chunk)
             yield None
         state = state._replace(caches=caches, draft=self.draft.start(prompts, slots, place))
-        open_texts = self._program(self._open, not caches and (len(requests), slots))
+        open_texts = self._program(self._open, () if caches else (len(requests), slots))
         yield open_texts(self._arrays(), state, *last)
 
     def advance(self, state: GenerationState, steps: int) -> GenerationState:
@@ -150,11 +152,32 @@ class Engine:
             steps = int(numpy(state.steps))
         return state
 
+    @property
+    def takes_told_tokens(self) -> bool:
+        """Whether tokens that nobody need choose may be told, and be read by `catch_up`."""
+        return traits().reads_chunks_fast and not self.draft.length and self.sampler.takes_the_only
+
+    def catch_up(self, state: GenerationState, unread: np.ndarray) -> GenerationState:
+        """Read the last `unread` tokens of each text at once, and choose the next one.
+
+        Their newest token is one of them; the most at once are `MOST_UNREAD`.
+        """
+        self._arrays_refresh()
+        running, lengths = numpy(state.running), numpy(state.lengths)
+        room, longest = self._room(state), int(lengths[running].max())
+        if room is not None and longest > room:
+            limit = int(numpy(state.limits)[running].max())
+            state = self.with_room(state, self.slots_for(longest, limit))
+        chunk = last_tokens(numpy(state.token_ids), lengths, unread * running, MOST_UNREAD)
+        read = self._program(self._open, fresh=())
+        return read(self._arrays(), state, *map(ops.convert_to_tensor, chunk))
+
     def keep(self, state: GenerationState) -> None:
         """Remember a text that is finished, for prompts that begin like it. Its state is used up."""
         if len(state.lengths) == 1 and self._is_current():
-            length = int(numpy(state.lengths)[0])
-            ids = numpy(state.token_ids)[0, : length - 1].tolist()
+            # The newest token is not read yet, nor are some that were told.
+            known = min(int(numpy(state.lengths)[0]) - 1, kv_cache.stored(state.caches))
+            ids = numpy(state.token_ids)[0, :known].tolist()
             self.prefixes.keep(ids, state.caches)
 
     def with_room(self, state: GenerationState, slots: int) -> GenerationState:
@@ -198,7 +221,7 @@ class Engine:
         return known, self._resumed(caches, known, len(prompts), slots) if known else ()
 
     def _read(self, caches, slots, chunk):
-        program = self._program(self._read_chunk, not caches and (len(chunk[0]), slots))
+        program = self._program(self._read_chunk, () if caches else (len(chunk[0]), slots))
         return program(self._arrays(), caches, *chunk)
 
     def _resumed(self, caches, known, rows, slots):
@@ -364,6 +387,5 @@ class Engine:
 
 def _bits(words_BW, width):
     """bool BV: bit v % 32 of word v // 32."""
-    token_V = ops.arange(width, dtype="int32")
-    word_BV = ops.take(words_BW, token_V // 32, axis=1)
-    return (ops.right_shift(word_BV, token_V % 32) & 1) > 0
+    bits = ops.right_shift(words_BW[..., None], ops.arange(32, dtype="int32")) & 1
+    return ops.reshape(bits, (len(words_BW), -1))[:, :width] > 0

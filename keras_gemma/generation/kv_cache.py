@@ -174,6 +174,11 @@ def capacity(config: GemmaConfig, caches: tuple) -> int | None:
     return min(sizes, default=None)
 
 
+def stored(caches: tuple) -> int:
+    """Tokens that caches of one text hold."""
+    return int(np.asarray(ops.convert_to_numpy(caches[0].stored))[0])
+
+
 def grown(config: GemmaConfig, caches: tuple, slots: int) -> tuple:
     """The same caches with room for `slots` tokens. None of them may have gone round yet."""
 

@@ -33,6 +33,23 @@ def chunks_of(
     ]
 
 
+def last_tokens(
+    token_ids_BL: np.ndarray, lengths_B: np.ndarray, count_B: np.ndarray, width: int
+) -> np.ndarray:
+    """Ids, places and segments, int32 `(3, B, width)`, of the last tokens of each text.
+
+    >>> last_tokens(np.array([[5, 6, 7, 0]]), np.array([3]), np.array([2]), 3)[:2].tolist()
+    [[[0, 6, 7]], [[0, 1, 2]]]
+    """
+    made = np.zeros((3, len(lengths_B), width), "int32")
+    for row, (length, count) in enumerate(zip(lengths_B, count_B)):
+        part = slice(width - count, None)
+        made[0, row, part] = token_ids_BL[row, length - count : length]
+        made[1, row, part] = range(length - count, length)
+        made[2, row, part] = 1
+    return made
+
+
 def common_prefix(prompts: Sequence[Sequence[int]], all_of_it: bool = False) -> list[int]:
     """The ids with which all prompts begin, but at most all but one of the shortest's.
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_gemma.generation.engine import Engine
+from keras_gemma.generation.engine import MOST_UNREAD, Engine
 from keras_gemma.generation.state import Request, allowed_rows, numpy
 from keras_gemma.samplers import NO_TOKEN
 
@@ -54,6 +54,10 @@ class Run:
         self.engine, self.requests = engine, requests
         self.state: Any = engine.start(requests, top, place)
         self._constrained = any(request.matcher is not None for request in requests)
+        biased = any("logit_bias" in request.settings for request in requests)
+        tells = engine.takes_told_tokens and top is None and not biased
+        self._most_told = MOST_UNREAD - 1 if tells else 0
+        self._unread = np.ones(len(requests), "int32")  # of each text, its newest token included
         self._seen = [len(request.prompt) for request in requests]
         self._look()
 
@@ -66,7 +70,11 @@ class Run:
         while steps > 0 and self.is_running:
             # What may come next is known only when what came is.
             now = 1 if self._constrained else steps
-            self.state = self.engine.advance(self.state, now)
+            if (self._unread > 1).any():
+                self.state = self.engine.catch_up(self.state, self._unread)
+                self._unread[:] = 1
+            else:
+                self.state = self.engine.advance(self.state, now)
             self._look()
             steps -= now
 
@@ -94,22 +102,55 @@ class Run:
 
     def _look(self):
         self.running = numpy(self.state.running)
-        self.lengths = numpy(self.state.lengths)
-        self.token_ids = numpy(self.state.token_ids)
+        self.lengths = np.array(numpy(self.state.lengths))
+        self.token_ids = np.array(numpy(self.state.token_ids))
         check_tokens(self.token_ids, self.lengths)
         if self._constrained:
             self._tell_matchers()
 
     def _tell_matchers(self):
+        """Follow what came, and add what can only come."""
         done = np.zeros(len(self.requests), bool)
         for row, request in enumerate(self.requests):
             if request.matcher is None:
                 continue
             for token in self.token_ids[row, self._seen[row] : self.lengths[row]].tolist():
                 request.matcher.accept(token)
+            if self.running[row]:
+                self._tell(row, request)
             self._seen[row] = self.lengths[row]
             done[row] = request.matcher.finished
+        if (self._unread > 1).any():
+            self.state = self.state._replace(
+                token_ids=ops.convert_to_tensor(self.token_ids),
+                lengths=ops.convert_to_tensor(self.lengths),
+            )
         self.stop(done & self.running)
+        self._unread[~self.running] = 1
         if self.is_running:
             allowed = allowed_rows(self.requests, ops.convert_to_tensor)
             self.state = self.state._replace(allowed=allowed)
+
+    def _tell(self, row, request):
+        """Put behind a text the tokens of which each is the only one that may come next."""
+        start = self.lengths[row]
+        for place in range(start, min(start + self._most_told, request.limit - 1)):
+            token = the_only(request.matcher)
+            if token is None or token in request.stop_ids:
+                break
+            request.matcher.accept(token)
+            self.token_ids[row, place] = token
+            self.lengths[row] += 1
+        self._unread[row] += self.lengths[row] - start
+
+
+def the_only(matcher: Any) -> int | None:
+    """The token that alone may come next, if just one may."""
+    if matcher.finished:
+        return None
+    words = matcher.allowed()
+    places = np.flatnonzero(words)
+    word = int(words[places[0]]) & 0xFFFFFFFF
+    if len(places) > 1 or word & (word - 1):
+        return None
+    return 32 * int(places[0]) + word.bit_length() - 1

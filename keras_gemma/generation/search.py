@@ -33,6 +33,8 @@ class Search:
         ValueError: the engine has a draft.
     """
 
+    takes_told_tokens = False  # there is no constraint that could tell any
+
     def __init__(self, engine: Engine, rows: int, eager: bool = False):
         self._kind = type(engine.sampler).__name__
         if engine.draft.length:

@@ -149,7 +149,7 @@ class Sampler:
         logits = self.adjusted(logits, context)
         with given(context):
             if self.takes_likeliest():
-                chosen = ops.argmax(logits, axis=-1)
+                chosen = arrays.argmax(logits)
             else:
                 chosen = self.get_next_token(self.compute_probabilities(logits))
         chosen = ops.cast(chosen, "int32")
@@ -197,7 +197,7 @@ class Sampler:
         if is_number(temperature) and temperature >= _TINY:
             return ops.softmax(logits / temperature, axis=-1)
         place = ops.arange(logits.shape[-1], dtype="int32")[None]
-        likeliest = ops.cast(ops.argmax(logits, axis=-1), "int32")[:, None]
+        likeliest = arrays.argmax(logits)[:, None]
         greedy = ops.cast(place == likeliest, "float32")
         if is_number(temperature):
             return greedy
@@ -226,7 +226,7 @@ class Sampler:
         ids_BC = ops.arange(width, dtype="int32")[None] if everything else ids_BC
         seeds_B, counters_B = keys or self.keys(rows)
         noise_BC = noise_of(seeds_B, counters_B, ops.cast(ids_BC, "int32"))
-        place_B = ops.argmax(ops.log(probabilities_BC) + noise_BC, axis=-1)
+        place_B = arrays.argmax(ops.log(probabilities_BC) + noise_BC)
         if everything:
             return place_B
         return ops.take_along_axis(ids_BC, place_B[:, None], axis=-1)[:, 0]
@@ -299,6 +299,11 @@ class Sampler:
         """Whether all that it does is this package's, and nothing a step of yours or a class of yours."""
         own = type(self).__module__.startswith(__package__.partition(".")[0] + ".")
         return own and not self.steps
+
+    @property
+    def takes_the_only(self) -> bool:
+        """Whether it is certain to choose a token that alone is possible."""
+        return self.is_plain and not self.forced_tokens and not len(self.token_rules.ids)
 
     @property
     def variables(self) -> list:

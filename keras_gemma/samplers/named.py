@@ -3,8 +3,8 @@
 from typing import Any, ClassVar
 
 import keras
-from keras import ops
 
+from keras_gemma.arrays import argmax
 from keras_gemma.samplers.base import Sampler
 from keras_gemma.samplers.truncation import Truncation
 
@@ -36,7 +36,7 @@ class GreedySampler(Sampler):
         return type(self) is GreedySampler or super().takes_likeliest()
 
     def get_next_token(self, probabilities):
-        return ops.argmax(probabilities, axis=-1)
+        return argmax(probabilities)
 
 
 class _SeededSampler(Sampler):
