@@ -25,6 +25,15 @@ began = time.perf_counter()
 from keras_gemma import GemmaCausalLM, GemmaBackbone
 make = lambda place: GemmaBackbone.from_preset(place, dtype="bfloat16")
 """
+ANSWER = """
+def make(place):
+    import numpy as np
+    model = GemmaCausalLM(GemmaBackbone.from_preset(place, dtype="bfloat16"), preprocessor=None)
+    model.compile(sampler="greedy", plan="none")
+    ids = np.array([[2, 5, 6, 7]])
+    inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    return model.generate(inputs, max_length=5, stop_token_ids=None)
+"""
 KERAS_HUB = """
 import os, sys, time
 import keras_hub
@@ -112,6 +121,7 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path("/tmp/checkpoints"))
     parser.add_argument("--backends", nargs="+", default=["jax", "torch", "tensorflow"])
     parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--answer", action="store_true", help="ours make a token, too")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     from keras_gemma.presets import registry
@@ -127,6 +137,8 @@ def main():
                 write(described, places[name], format)
         for backend in arguments.backends:
             who = {"keras_gemma": OURS}
+            if arguments.answer:
+                who["keras_gemma and one token"] = OURS + ANSWER
             if not arguments.ours_only:
                 if format == "keras_hub":
                     who["keras_hub"] = KERAS_HUB

@@ -211,6 +211,12 @@ def fuses_attention() -> bool:
     return keras.backend.backend() != "tensorflow" and device_kind() == "gpu"
 
 
+def runs_splash() -> bool:
+    """Whether the device runs JAX's splash attention: a TPU, with whole arrays on each."""
+    on_tpu = keras.backend.backend() == "jax" and device_kind() == "tpu"
+    return on_tpu and keras.distribution.distribution() is None
+
+
 def can_branch() -> bool:
     """Whether what is being computed may depend on what was: not while PyTorch writes a step down."""
     if keras.backend.backend() != "torch":

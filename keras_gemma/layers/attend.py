@@ -6,9 +6,10 @@ B batch, T queries, S keys, K key heads, G queries a key head serves, N = K * G,
 import keras
 from keras import ops
 
-from keras_gemma.arrays import fuses_attention
+from keras_gemma.arrays import fuses_attention, runs_splash
 from keras_gemma.config import AttentionRules
 from keras_gemma.layers.positions import Positions, visible
+from keras_gemma.layers.splash import fits_splash, splash
 
 # Far below any score, yet finite: a row in which nothing is visible gives a mean, never NaN.
 _UNSEEN = -1e30
@@ -25,19 +26,16 @@ def attend(
     """For each query the values of the visible keys, weighted by a softmax of the scores.
 
     `drop`, if given, is applied to the weights (dropout while training). Returns BTNH.
+    `keras.config.disable_flash_attention()` leaves all of it to the formula.
     """
-    one_by_one = q_BTNH.shape[1] == 1  # there are no scores to save
-    if one_by_one or rules.soft_cap is not None or drop is not None or not has_fused_kernel():
-        return formula(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules, drop)
-    return fused(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules)
-
-
-def has_fused_kernel() -> bool:
-    """Whether attention without its scores in memory is to be had, and wanted.
-
-    `keras.config.disable_flash_attention()` declines it.
-    """
-    return keras.config.is_flash_attention_enabled() is not False and fuses_attention()
+    tokens, is_wanted = q_BTNH.shape[1], keras.config.is_flash_attention_enabled() is not False
+    # One query has no scores to save, and no kernel drops any.
+    if tokens != 1 and drop is None and is_wanted:
+        if rules.soft_cap is None and fuses_attention():
+            return fused(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules)
+        if queries is keys and runs_splash() and fits_splash(tokens, rules):
+            return splash(q_BTNH, k_BSKH, v_BSKH, queries.segment, rules)
+    return formula(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules, drop)
 
 
 def fused(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules):

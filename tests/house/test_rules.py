@@ -23,6 +23,7 @@ MAY_NAME_BACKENDS = (
     "generation/kernels.py",
     "generation/torch_step.py",
     "generation/cuda_loop.py",
+    "layers/splash.py",
 )
 LONGEST_FILE = 400
 

@@ -75,9 +75,10 @@ def test_what_the_kernel_does_not_compute_is_left_to_the_formula(monkeypatch):
 
 def test_the_kernel_is_declined_by_keras_own_switch(monkeypatch):
     monkeypatch.setattr(attend, "fuses_attention", lambda: True)
-    assert attend.has_fused_kernel()
+    monkeypatch.setattr(attend, "fused", lambda *given: "by the kernel")
+    assert attend.attend(*arguments(2), rules()) == "by the kernel"
     keras.config.disable_flash_attention()
     try:
-        assert not attend.has_fused_kernel()
+        assert attend.attend(*arguments(2), rules()).shape == (2, TOKENS, 4, 8)
     finally:
         keras.config.enable_flash_attention()
