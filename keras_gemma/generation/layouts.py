@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_gemma.arrays import in_order, lent
-from keras_gemma.generation.compiled import traits
+from keras_gemma.generation.compiled import product, traits
 from keras_gemma.quantization import WholeNumbers
 
 _LARGEST_BLOCK = 512  # rows; a block's float32 copy then stays in the processor's cache
@@ -27,7 +27,7 @@ class OutputMajor(NamedTuple):
     weights_NK: Any
 
     def __call__(self, x):
-        return ops.matmul(x, ops.transpose(self.weights_NK))
+        return product(x, ops.transpose(self.weights_NK))
 
     def rows(self, ids):
         return ops.take(self.weights_NK, ids, axis=0)
@@ -66,7 +66,7 @@ class InputMajor(NamedTuple):
     weights_KN: Any
 
     def __call__(self, x):
-        return ops.matmul(x, self.weights_KN)
+        return product(x, self.weights_KN)
 
 
 class BFloat16Blocks(NamedTuple):
