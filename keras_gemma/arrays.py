@@ -4,6 +4,7 @@ What large checkpoints take is decided here: on each backend, weights that are a
 take no memory before, and one array beside them while they are.
 """
 
+import ctypes
 import math
 import os
 import sys
@@ -15,6 +16,8 @@ import numpy as np
 
 _BLOCK = 128  # numbers along an axis that are copied together
 _LITTLE = sys.byteorder == "little"  # the first number's bytes are the lowest
+_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_of.argtypes, _pointer_of.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
 _ALIGNMENT = 64  # bytes; XLA takes an array of the host as it is if it starts at a multiple
 
 
@@ -66,7 +69,7 @@ def usable(array: np.ndarray, dtype: str) -> np.ndarray:
 
 def lent(array: np.ndarray) -> Any:
     """A tensor of the running backend in the memory of an array, which is not to be used again."""
-    return _lent(array, keras.backend.backend())
+    return _lent(usable(array, array.dtype), keras.backend.backend())
 
 
 def _lent(array, name):
@@ -139,10 +142,7 @@ def nbytes(tensor: Any) -> int:
 
 
 def address(tensor: Any) -> int | None:
-    """Where the numbers of a tensor begin in the host's memory; `None` where they lie elsewhere or apart.
-
-    TensorFlow gives no addresses: there it is always `None`.
-    """
+    """Where the numbers of a tensor begin in the host's memory; `None` where they lie elsewhere or apart."""
     name = keras.backend.backend()
     if name == "torch":
         return tensor.data_ptr() if tensor.device.type == "cpu" else None
@@ -150,7 +150,19 @@ def address(tensor: Any) -> int | None:
         devices = tensor.devices()
         alone = len(devices) == 1 and next(iter(devices)).platform == "cpu"
         return tensor.unsafe_buffer_pointer() if alone else None
-    return None  # TensorFlow does not say
+    on_host = tensor.device.endswith("CPU:0")
+    return pointer(tensor) if on_host else None
+
+
+def pointer(tensor: Any) -> int:
+    """Where the numbers of a tensor of TensorFlow begin, on whatever device.
+
+    TensorFlow says so only where it lends them to others (DLPack, of which the first field is the address).
+    """
+    import tensorflow as tf
+
+    capsule = tf.experimental.dlpack.to_dlpack(tensor)
+    return ctypes.c_void_p.from_address(_pointer_of(capsule, b"dltensor")).value or 0
 
 
 def argmax(x: Any) -> Any:

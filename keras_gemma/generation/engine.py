@@ -180,6 +180,12 @@ class Engine:
             ids = numpy(state.token_ids)[0, :known].tolist()
             self.prefixes.keep(ids, state.caches)
 
+    def forget(self) -> None:
+        """Let go of what was made with the weights as they are: they are about to change."""
+        self.weights.forget()
+        self.prefixes.clear()
+        self._marks = None
+
     def with_room(self, state: GenerationState, slots: int) -> GenerationState:
         """The state with at least so many slots in its caches."""
         caches = kv_cache.grown(self.config, state.caches, slots)
@@ -378,7 +384,7 @@ class Engine:
         self._arrays_refresh()
         if not self._is_current():
             self.prefixes.clear()
-            self._marks = marks(self.weights.sources) if traits().tells_changes else None
+            self._marks = marks(self.weights.sources)
 
     def _is_current(self):
         """Whether what was kept is of the weights as they are."""

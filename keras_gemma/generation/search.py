@@ -103,6 +103,10 @@ class Search:
     def keep(self, state: GenerationState) -> None:
         """Nothing: which of the rows was chosen is known too late."""
 
+    def forget(self) -> None:
+        """Let go of what was made of the weights."""
+        self.engine.forget()
+
     # --- what a kind of search says ---
 
     def opened(self, state: GenerationState, hidden: tuple, logits_BV: Any) -> GenerationState:

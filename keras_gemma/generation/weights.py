@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from keras_gemma.generation import kernel_plan, kernels, plan
-from keras_gemma.generation.compiled import changed, marks, traits
+from keras_gemma.generation.compiled import changed, marks
 
 
 class Weights:
@@ -28,6 +28,9 @@ class Weights:
     def refresh(self) -> None:
         """Follow the variables, if they changed since."""
 
+    def forget(self) -> None:
+        """Let go of what was made of the variables, until it is asked for."""
+
 
 class PlannedWeights(Weights):
     """The layers' weights laid out for decoding; made anew when a variable changed.
@@ -50,14 +53,17 @@ class PlannedWeights(Weights):
 
     def refresh(self):
         if self._marks is None or changed(self.sources, self._marks):
-            self.arrays, self._planned = (), None  # the old ones go before the new ones come
+            self.forget()  # the old ones go before the new ones come
             self.arrays = self._made_by.arrays(self._stack)
             self._marks = marks(self.sources)
 
+    def forget(self):
+        self.arrays, self._marks, self._planned = (), None, None
+
 
 def weights_for(stack: Any, variables: Iterable[Any], use_plan: bool) -> Weights:
-    """Planned where that is asked for, the backend tells changed weights, and the layers are plain."""
-    if not (use_plan and traits().tells_changes and plan.is_plain(stack)):
+    """Planned where that is asked for and the layers are plain."""
+    if not (use_plan and plan.is_plain(stack)):
         return Weights(stack, variables)
     by_kernels = stack.token_embedding.compute_dtype in kernels.DTYPES and kernels.found().used
     return PlannedWeights(stack, variables, kernel_plan if by_kernels else plan)

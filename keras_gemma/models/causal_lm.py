@@ -188,6 +188,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         if validation is not None:
             kwargs["validation_data"] = self._batches_of(validation, batch_size)
         x = to_batches(x, self.preprocessor, batch_size, shuffle)
+        if self._generation_engine is not None:  # a plan would be old after one step
+            self._generation_engine.forget()
         return super().fit(x, y, batch_size=_unless_batched(x, batch_size), epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs: Any):

@@ -6,8 +6,8 @@ import pytest
 from conftest import SIZES, WINDOWED, close, loud
 
 from keras_gemma import GemmaBackbone, GemmaCausalLM
+from keras_gemma.arrays import nbytes
 from keras_gemma.generation import DraftModel, Engine, PromptLookup, Request, Run, weights_for
-from keras_gemma.generation.compiled import traits
 from keras_gemma.generation.kv_cache import check_memory
 from keras_gemma.samplers import GreedySampler, RandomSampler, Sampler, settings_of
 
@@ -59,8 +59,6 @@ def test_a_cache_grows_while_a_text_does(model, monkeypatch):
 
 
 def test_a_prefix_is_read_once(model):
-    if not traits().tells_changes:
-        pytest.skip("variables of this backend don't tell whether they changed")
     engine = engine_of(model, prefix_bytes=2**24)
     first = texts(engine, [PROMPTS[1]])[0]
     assert engine.prefixes.nbytes > 0
@@ -91,14 +89,10 @@ def test_new_weights_forget_what_old_ones_read(model):
     engine = engine_of(other, prefix_bytes=2**24)
     texts(engine, [PROMPTS[1]])
     loud(other.backbone, seed=11)
-    if not traits().tells_changes:  # such a backend keeps nothing from call to call
-        engine = engine_of(other, prefix_bytes=2**24)
     assert texts(engine, [PROMPTS[1]]) == texts(engine_of(other), [PROMPTS[1]])
 
 
 def test_the_memory_of_prefixes_is_bounded_and_the_oldest_goes(model):
-    if not traits().tells_changes:
-        pytest.skip("variables of this backend don't tell whether they changed")
     engine = engine_of(model, prefix_bytes=2**24)
     texts(engine, [PROMPTS[1]])
     most = engine.prefixes.nbytes * 5 // 4
@@ -125,10 +119,8 @@ def test_an_int8_cache_is_near_and_a_quarter_of_the_size(model):
     # that they move by some tenths.
     close(found[1], found[0], 5e-2)
     assert np.abs(found[1] - found[0]).max() > 0
-    sizes = [
-        sum(c.keys.nbytes for c in e.empty(1, 64)) for e in (full, small) if traits().tells_changes
-    ]
-    assert not sizes or sizes[1] * 4 == sizes[0]
+    sizes = [sum(nbytes(c.keys) for c in engine.empty(1, 64)) for engine in (full, small)]
+    assert sizes[1] * 4 == sizes[0]
 
 
 def test_log_probs_are_those_of_the_whole_text(model):
