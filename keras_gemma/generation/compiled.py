@@ -205,6 +205,7 @@ class Traits(NamedTuple):
     maps_blocks: (
         bool  # makes of a loop over blocks one program that reads whole numbers as they are
     )
+    fuses_writes: bool  # writes into a cache once more for what reads it in another shape
     reads_chunks_fast: bool  # a few tokens at once take little longer than one
     takes_kernels: bool  # its arrays lie where keras-gemma-kernels read them
 
@@ -213,10 +214,10 @@ def traits() -> Traits:
     """Of the running backend, on its device."""
     name, on_cpu = keras.config.backend(), arrays.device_kind() == "cpu"
     if name == "jax":
-        return Traits(on_cpu, on_cpu, True, True, on_cpu)
+        return Traits(on_cpu, on_cpu, True, on_cpu, True, on_cpu)
     if name == "torch":
-        return Traits(False, on_cpu, False, on_cpu, on_cpu)
-    return Traits(on_cpu, on_cpu, True, True, False)
+        return Traits(False, on_cpu, False, False, on_cpu, on_cpu)
+    return Traits(on_cpu, on_cpu, True, on_cpu, True, False)
 
 
 def marks(variables: Iterable[Any]) -> list:
@@ -250,9 +251,11 @@ def changed(variables: Iterable[Any], before: list) -> bool:
 def write_rows(there_BS: Any, slot_BT: Any, new_BT: Any, real_BT: Any) -> Any:
     """`there` with `new[b, t]` in slot `slot[b, t]` of row b, where it is real; in place if it can be.
 
-    No two tokens of a row may be given one slot.
+    No two tokens of a row may be given one slot. An only row may lack its axis in `there`.
     """
     new_BT = ops.cast(new_BT, there_BS.dtype)
+    if len(there_BS.shape) < len(new_BT.shape):
+        return _write_slots(there_BS, slot_BT[0], new_BT[0], real_BT[0])
     (rows, slots), rest = there_BS.shape[:2], there_BS.shape[2:]
     rows_B1 = ops.arange(rows, dtype="int32")[:, None]
     if keras.config.backend() == "torch":
@@ -260,15 +263,8 @@ def write_rows(there_BS: Any, slot_BT: Any, new_BT: Any, real_BT: Any) -> Any:
         new_BT = ops.where(real_BT, new_BT, there_BS[rows_B1, slot_BT])
         return there_BS.index_put_((rows_B1, slot_BT), new_BT)
     if rows * slot_BT.shape[1] <= _SLICES:
-        # XLA writes a slice of what a loop carries in place.
         for row in range(rows):
-            for token in range(slot_BT.shape[1]):
-                slot = slot_BT[row, token]
-                # Not ops.slice, whose start TensorFlow compiles into the program.
-                old = ops.take(there_BS[row], slot, axis=0)
-                new = ops.where(real_BT[row, token], new_BT[row, token], old)
-                start = row, slot, *(0 for _ in rest)
-                there_BS = ops.slice_update(there_BS, start, new[None, None])
+            there_BS = _write_slots(there_BS, slot_BT[row], new_BT[row], real_BT[row], (row,))
         return there_BS
     place_M = ops.reshape(rows_B1 * slots + slot_BT, (-1,))
     real_M = ops.reshape(real_BT, (-1, *(1 for _ in rest)))
@@ -276,6 +272,18 @@ def write_rows(there_BS: Any, slot_BT: Any, new_BT: Any, real_BT: Any) -> Any:
     there_M = ops.reshape(there_BS, (-1, *rest))
     new_M = ops.where(real_M, new_M, ops.take(there_M, place_M, axis=0))
     return ops.reshape(ops.scatter_update(there_M, place_M[:, None], new_M), there_BS.shape)
+
+
+def _write_slots(there, slot_T, new_T, real_T, row=()):
+    """One row, or what is one row: XLA writes a slice of what a loop carries in place."""
+    for token in range(slot_T.shape[0]):
+        slot = slot_T[token]
+        # Not ops.slice, whose start TensorFlow compiles into the program.
+        old = ops.take(there[row], slot, axis=0)
+        new = ops.where(real_T[token], new_T[token], old)
+        start = *row, slot, *(0 for _ in new.shape)
+        there = ops.slice_update(there, start, ops.reshape(new, (1,) * (len(row) + 1) + new.shape))
+    return there
 
 
 _SLICES = 4  # written one by one; each is a few operations more to compile

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_gemma import arrays
-from keras_gemma.generation import kv_cache
+from keras_gemma.generation import kv_cache, loop_cache
 from keras_gemma.generation.compiled import changed, compiler, marks, traits
 from keras_gemma.generation.drafting import NoDraft
 from keras_gemma.generation.kv_cache import FreshCache
@@ -20,6 +20,7 @@ from keras_gemma.generation.prompts import chunks_of, common_prefix, last_tokens
 from keras_gemma.generation.state import (
     GenerationState,
     Request,
+    bits,
     bucket,
     numpy,
     opening_state,
@@ -269,6 +270,12 @@ class Engine:
     # --- token after token ---
 
     def _advance(self, found, state):
+        if not (traits().fuses_writes and self.weights.traceable and self.cache == "full"):
+            return self._looped(found, state)
+        state = self._looped(found, state._replace(caches=loop_cache.carried(state.caches)))
+        return state._replace(caches=loop_cache.settled(self.config, state.caches))
+
+    def _looped(self, found, state):
         loop, room = self._compiler.loop, self._room(state)
         whole = self.weights.traceable and self.sampler.is_plain
 
@@ -351,9 +358,8 @@ class Engine:
         )
         possible_BV = logits_BV
         if not isinstance(state.allowed, tuple):
-            possible_BV = ops.where(
-                _bits(state.allowed, logits_BV.shape[-1]), logits_BV, _FORBIDDEN
-            )
+            allowed_BV = bits(state.allowed, logits_BV.shape[-1])
+            possible_BV = ops.where(allowed_BV, logits_BV, _FORBIDDEN)
         chosen_B = ops.cast(self.sampler(possible_BV, context), "int32")
         grown = with_token(
             state.token_ids, state.lengths, going_B, chosen_B, state.stops, state.limits
@@ -389,9 +395,3 @@ class Engine:
     def _is_current(self):
         """Whether what was kept is of the weights as they are."""
         return self._marks is not None and not changed(self.weights.sources, self._marks)
-
-
-def _bits(words_BW, width):
-    """bool BV: bit v % 32 of word v // 32."""
-    bits = ops.right_shift(words_BW[..., None], ops.arange(32, dtype="int32")) & 1
-    return ops.reshape(bits, (len(words_BW), -1))[:, :width] > 0

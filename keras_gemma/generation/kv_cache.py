@@ -11,9 +11,9 @@ import ml_dtypes  # noqa: F401  (so that NumPy knows "bfloat16")
 import numpy as np
 from keras import ops
 
-from keras_gemma.config import GemmaConfig
+from keras_gemma.config import AttentionRules, GemmaConfig
 from keras_gemma.generation import ring
-from keras_gemma.layers import Positions
+from keras_gemma.layers import Positions, attend
 
 # What a ring holds beyond its window. That many tokens can be taken back, and one more read at once,
 # before anything that a query may look at is overwritten.
@@ -33,10 +33,18 @@ class KVCache(NamedTuple):
     segment: Any  # int32 BS, the document; -1: the slot is empty
     stored: Any  # int32 B, tokens written so far
 
+    def attend(self, q_BTNH, k_BTKH, v_BTKH, positions: Positions, rules: AttentionRules):
+        """Add new tokens, and let them look at all. This cache itself may be written to.
+
+        `(what they see BTNH, the cache that remembers them)`.
+        """
+        keys, values, seen, cache = self.extend(k_BTKH, v_BTKH, positions)
+        return attend(q_BTNH, keys, values, positions, seen, rules), cache
+
     def extend(self, keys_BTKH, values_BTKH, positions: Positions):
         """Add new tokens. Returns what they attend to, and the cache that remembers them.
 
-        `(keys, values, Positions of those, cache)`. This cache itself may be written to.
+        `(keys, values, Positions of those, cache)`.
         """
         return _extended(self, keys_BTKH, values_BTKH, positions)
 
@@ -60,7 +68,7 @@ class Int8KVCache(NamedTuple):
     segment: Any
     stored: Any
 
-    extend = KVCache.extend
+    attend, extend = KVCache.attend, KVCache.extend
 
     def packed(self, keys, values):
         (keys, key_scales), (values, value_scales) = _rounded(keys), _rounded(values)
@@ -77,6 +85,8 @@ class FreshCache(NamedTuple):
     """A cache that is known to be empty: the first tokens have only each other to look at."""
 
     cache: Any
+
+    attend = KVCache.attend
 
     def extend(self, keys_BTKH, values_BTKH, positions: Positions):
         parts = self.cache.packed(keys_BTKH, values_BTKH)
@@ -168,7 +178,7 @@ def capacity(config: GemmaConfig, caches: tuple) -> int | None:
     """Tokens that every layer can hold as it must; `None` where all layers are rings by now."""
     sizes = []
     for layer, cache in enumerate(caches):
-        window, slots = config.attention_rules(layer).window, cache.keys.shape[1]
+        window, slots = config.attention_rules(layer).window, cache.segment.shape[1]
         if window is None or slots < window + SLACK:
             sizes.append(slots)
     return min(sizes, default=None)
@@ -185,7 +195,7 @@ def grown(config: GemmaConfig, caches: tuple, slots: int) -> tuple:
     def one(layer, cache):
         window = config.attention_rules(layer).window
         wanted = slots if window is None else min(slots, window + SLACK)
-        more = wanted - cache.keys.shape[1]
+        more = wanted - cache.segment.shape[1]
         if more <= 0:
             return cache
 
@@ -217,7 +227,7 @@ def truncated(caches: tuple, count_B: Any) -> tuple:
 def reaches_back(config: GemmaConfig, caches: tuple, stored: int, count: int) -> bool:
     """Whether caches that hold `stored` tokens still know all that the first `count` need."""
     for layer, cache in enumerate(caches):
-        window, slots = config.attention_rules(layer).window, cache.keys.shape[1]
+        window, slots = config.attention_rules(layer).window, cache.segment.shape[1]
         oldest = max(0, stored - slots)
         needed = 0 if window is None else max(0, count - window + 1)
         if oldest > needed:

@@ -17,11 +17,12 @@ def added(old: Sequence[Any], new: Sequence[Any], stored_B: Any, real_BT: Any) -
     """`(arrays, stored_B)` with the real ones of the new tokens in their slots.
 
     `old` are arrays BS… that nobody else needs any more: they may be written in place. `new` are
-    arrays BT… of the same kinds. What isn't real takes no slot.
+    arrays BT… of the same kinds. What isn't real takes no slot. The last of them is BS, and an only
+    row may lack its axis in the others.
     """
     real_BT = ops.cast(real_BT, "int32")
     rows, tokens = real_BT.shape
-    slots = old[0].shape[1]
+    slots = old[-1].shape[1]
     few = rows is not None and rows * tokens <= _FEW and tokens <= slots
     put = _one_by_one if few else _all_at_once
     count_B = ops.sum(real_BT, axis=1)
@@ -29,7 +30,7 @@ def added(old: Sequence[Any], new: Sequence[Any], stored_B: Any, real_BT: Any) -
 
 
 def _one_by_one(old, new, stored_B, count_B, real_BT):
-    slots, tokens = old[0].shape[1], real_BT.shape[1]
+    slots, tokens = old[-1].shape[1], real_BT.shape[1]
     if tokens == 1:
         rank_BT = ops.zeros_like(real_BT)
     else:  # the real ones in their order, then the others, so that no two are given one slot
@@ -41,7 +42,7 @@ def _one_by_one(old, new, stored_B, count_B, real_BT):
 
 
 def _all_at_once(old, new, stored_B, count_B, real_BT):
-    slots, tokens = old[0].shape[1], real_BT.shape[1]
+    slots, tokens = old[-1].shape[1], real_BT.shape[1]
     # Where in the chunk its 1st, 2nd, … real token stands: padding is sorted behind.
     place_T = ops.arange(tokens, dtype="int32")
     order_BT = ops.argsort(place_T + tokens * (1 - real_BT), axis=1)

@@ -114,13 +114,19 @@ def allowed_rows(requests: Sequence[Request], array) -> Any:
     matchers = [request.matcher for request in requests]
     if not any(matchers):
         return ()
-    bits = [None if matcher is None else matcher.allowed() for matcher in matchers]
-    width = next(len(row) for row in bits if row is not None)
-    rows = np.full((len(bits), width), -1, "int32")
-    for row, found in zip(rows, bits):
+    words = [None if matcher is None else matcher.allowed() for matcher in matchers]
+    width = next(len(row) for row in words if row is not None)
+    rows = np.full((len(words), width), -1, "int32")
+    for row, found in zip(rows, words):
         if found is not None:
             row[:] = found
     return array(rows)
+
+
+def bits(words_BW: Any, width: int) -> Any:
+    """bool BV: bit v % 32 of word v // 32."""
+    bits_BW32 = ops.right_shift(words_BW[..., None], ops.arange(32, dtype="int32")) & 1
+    return ops.reshape(bits_BW32, (len(words_BW), -1))[:, :width] > 0
 
 
 class Grown(NamedTuple):

@@ -38,6 +38,13 @@ def attend(
     return formula(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules, drop)
 
 
+def weights_of(scores, seen, rules: AttentionRules, dtype):
+    """What is made of float32 scores …TS: how much of each key's value a query takes."""
+    if rules.soft_cap is not None:  # before the mask, or the mask would be capped too
+        scores = soft_capped(scores, rules.soft_cap)
+    return ops.cast(ops.softmax(ops.where(seen, scores, _UNSEEN), axis=-1), dtype)
+
+
 def fused(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules):
     """By the backend's own operation: cuDNN on JAX, SDPA on PyTorch."""
     seen_BTS = visible(queries, keys, rules.window)
@@ -56,11 +63,8 @@ def formula(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules, drop=None):
     tokens = ops.shape(q_BTNH)[1]
     q_BTKGH = ops.reshape(q_BTNH, (-1, tokens, heads, groups, rules.head_dim))
     scores_BKGTS = ops.cast(ops.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH), "float32")
-    if rules.soft_cap is not None:  # before the mask, or the mask would be capped too
-        scores_BKGTS = soft_capped(scores_BKGTS, rules.soft_cap)
     seen_BTS = visible(queries, keys, rules.window)
-    scores_BKGTS = ops.where(seen_BTS[:, None, None], scores_BKGTS, _UNSEEN)
-    weights_BKGTS = ops.cast(ops.softmax(scores_BKGTS, axis=-1), v_BSKH.dtype)
+    weights_BKGTS = weights_of(scores_BKGTS, seen_BTS[:, None, None], rules, v_BSKH.dtype)
     if drop is not None:
         weights_BKGTS = drop(weights_BKGTS)
     y_BTKGH = ops.einsum("bkgts,bskh->btkgh", weights_BKGTS, v_BSKH)

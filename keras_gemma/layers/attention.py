@@ -22,11 +22,11 @@ class AttentionFormula:
             q_BTNH, k_BSKH = self.query_norm(q_BTNH), self.key_norm(k_BSKH)
         q_BTNH = rotate(q_BTNH, positions.index, rules.rope_base, rules.rope_scaling)
         k_BSKH = rotate(k_BSKH, positions.index, rules.rope_base, rules.rope_scaling)
-        seen = positions
         if cache:  # look at the past as well as the present
-            k_BSKH, v_BSKH, seen, cache = cache.extend(k_BSKH, v_BSKH, positions)
-        drop = self.dropout_layer if training else None
-        y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, positions, seen, rules, drop)
+            y_BTNH, cache = cache.attend(q_BTNH, k_BSKH, v_BSKH, positions, rules)
+        else:
+            drop = self.dropout_layer if training else None
+            y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, positions, positions, rules, drop)
         return self.output_dense(y_BTNH), cache
 
 
@@ -37,7 +37,8 @@ class GemmaAttention(AttentionFormula, keras.layers.Layer):
         x_BTD: activations.
         positions: `Positions` of those tokens.
         cache: this layer's cache, or `()` when nothing is remembered. A cache is asked one
-            thing, `extend(k, v, positions)`: what to attend to, and what to keep.
+            thing, `attend(q, k, v, positions, rules)`: what of it those tokens see, and the cache
+            that remembers them.
 
     Returns:
         `(y_BTD, cache)`; the cache now also holds these tokens.
