@@ -187,7 +187,23 @@ def _onednn_is_faster(x, weights_KN):
     if {x.dtype, weights_KN.dtype} != {torch.float32} or x.device.type != "cpu":
         return False
     one_row = x.numel() == x.shape[-1]
-    return not (one_row and weights_KN.is_contiguous()) and _has_onednn()
+    collides = weights_KN.is_contiguous() and weights_KN.shape[1] % _COLLIDE == 0
+    return not (one_row and collides) and _has_onednn()
+
+
+def reads_outputs_first(weights_NK: Any) -> bool:
+    """Whether one row is multiplied faster by this matrix if it has a row per output in memory.
+
+    A question about float32 where `reads_inputs_first` is true, and to be answered for each matrix only on PyTorch.
+    """
+    if keras.config.backend() != "torch" or weights_NK.t().is_contiguous():
+        return False
+    return weights_NK.shape[0] % _COLLIDE == 0 and _has_onednn()
+
+
+# Rows of so many float32, or of a multiple, fall on the same sets of a processor's cache: oneDNN reads a matrix with a
+# row per input at 30 GB/s, and one with such rows at 12.
+_COLLIDE = 512
 
 
 @functools.cache
@@ -205,7 +221,7 @@ class Traits(NamedTuple):
     maps_blocks: (
         bool  # makes of a loop over blocks one program that reads whole numbers as they are
     )
-    fuses_writes: bool  # writes into a cache once more for what reads it in another shape
+    carries_matrices: bool  # attends faster to a cache in which heads lie side by side
     reads_chunks_fast: bool  # a few tokens at once take little longer than one
     takes_kernels: bool  # its arrays lie where keras-gemma-kernels read them
 
@@ -216,7 +232,7 @@ def traits() -> Traits:
     if name == "jax":
         return Traits(on_cpu, on_cpu, True, on_cpu, True, on_cpu)
     if name == "torch":
-        return Traits(False, on_cpu, False, False, on_cpu, on_cpu)
+        return Traits(False, on_cpu, False, on_cpu, on_cpu, on_cpu)
     return Traits(on_cpu, on_cpu, True, on_cpu, True, False)
 
 
@@ -259,9 +275,7 @@ def write_rows(there_BS: Any, slot_BT: Any, new_BT: Any, real_BT: Any) -> Any:
     (rows, slots), rest = there_BS.shape[:2], there_BS.shape[2:]
     rows_B1 = ops.arange(rows, dtype="int32")[:, None]
     if keras.config.backend() == "torch":
-        real_BT = ops.reshape(real_BT, (*real_BT.shape, *(1 for _ in rest)))
-        new_BT = ops.where(real_BT, new_BT, there_BS[rows_B1, slot_BT])
-        return there_BS.index_put_((rows_B1, slot_BT), new_BT)
+        return _put(there_BS, (rows_B1, slot_BT), new_BT, real_BT)
     if rows * slot_BT.shape[1] <= _SLICES:
         for row in range(rows):
             there_BS = _write_slots(there_BS, slot_BT[row], new_BT[row], real_BT[row], (row,))
@@ -274,8 +288,15 @@ def write_rows(there_BS: Any, slot_BT: Any, new_BT: Any, real_BT: Any) -> Any:
     return ops.reshape(ops.scatter_update(there_M, place_M[:, None], new_M), there_BS.shape)
 
 
+def _put(there, place, new, real):
+    real = ops.reshape(real, (*real.shape, *(1 for _ in new.shape[len(real.shape) :])))
+    return there.index_put_(place, ops.where(real, new, there[place]))
+
+
 def _write_slots(there, slot_T, new_T, real_T, row=()):
     """One row, or what is one row: XLA writes a slice of what a loop carries in place."""
+    if keras.config.backend() == "torch":
+        return _put(there, (slot_T,), new_T, real_T)
     for token in range(slot_T.shape[0]):
         slot = slot_T[token]
         # Not ops.slice, whose start TensorFlow compiles into the program.

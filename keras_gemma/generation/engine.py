@@ -270,7 +270,7 @@ class Engine:
     # --- token after token ---
 
     def _advance(self, found, state):
-        if not (traits().fuses_writes and self.weights.traceable and self.cache == "full"):
+        if not (traits().carries_matrices and self.weights.traceable and self.cache == "full"):
             return self._looped(found, state)
         state = self._looped(found, state._replace(caches=loop_cache.carried(state.caches)))
         return state._replace(caches=loop_cache.settled(self.config, state.caches))

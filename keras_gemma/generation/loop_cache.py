@@ -1,9 +1,9 @@
-"""Keys and values as a loop carries them, in an XLA program on a CPU.
+"""Keys and values as a loop carries them on a CPU.
 
 XLA writes a token into an array in place if what reads that array afterwards is a product with it, or a
 loop. A change of shape on the way (which costs nothing by itself) it does together with the writing, a
 second time, into a copy: of a cache of 1,024 slots that is three quarters of attention's time. So heads
-lie side by side here, and the only row of a batch is a matrix.
+lie side by side here, and the only row of a batch is a matrix. PyTorch has a tenth fewer operations to start, too.
 
 B batch, T new tokens, S slots, K key heads, H head width, N query heads, W = K * H, M = N * T.
 """

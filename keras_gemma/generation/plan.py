@@ -149,7 +149,9 @@ def _float_layout(form, *kernels):
     """Kernels as one matrix, the outputs of one below those of the other."""
     dtype, heads_first = form
     parts = [ops.cast(kernel, dtype) for kernel in kernels]
-    return laid_out(ops.concatenate([_by_output(*pair) for pair in zip(parts, heads_first)]))
+    matrices = [_by_output(*pair) for pair in zip(parts, heads_first)]
+    # One alone may lie as it should; to concatenate it is to copy it.
+    return laid_out(ops.concatenate(matrices) if len(matrices) > 1 else matrices[0])
 
 
 def _by_output(kernel, heads_first):

@@ -16,6 +16,7 @@ from keras_gemma.generation.layouts import (
     InputMajor,
     OutputBlocks,
     OutputMajor,
+    laid_out,
 )
 from keras_gemma.generation.plan import is_plain
 from keras_gemma.layers import Positions
@@ -242,6 +243,20 @@ def test_all_layouts_multiply_alike(rows):
         close(got, expected, 1e-2)
 
 
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="what of it is PyTorch's")
+def test_matrices_that_lie_as_they_should_are_in_memory_once():
+    if kernels.found().used:
+        pytest.skip("kernels have panels of their own")
+    stack = model().backbone.stack
+    for block, held in zip(stack.blocks, plan.arrays(stack).blocks, strict=True):
+        shared = (
+            (block.attention.output_dense, held.attention_output),
+            (block.ffw_linear, held.feed_forward_output),
+        )
+        for layer, layout in shared:
+            assert layout.weights_KN.data_ptr() == layer.kernel.value.data_ptr()
+
+
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="what JAX traces")
 @pytest.mark.parametrize("kind, forms", [("grouped", 1), ("Gemma 2", 2)])
 def test_blocks_of_one_form_are_traced_once(kind, forms, monkeypatch):
@@ -252,3 +267,18 @@ def test_blocks_of_one_form_are_traced_once(kind, forms, monkeypatch):
     backbone = model(kind, num_layers=6).backbone
     logits_of_plan(backbone)
     assert len(traced) == 2 * forms  # for the prompt and for the token after it
+
+
+@pytest.mark.parametrize("outputs", [512, 640])
+def test_a_matrix_is_laid_out_as_one_row_is_read_fastest(outputs):
+    random = np.random.default_rng(1)
+    given, x = random.normal(size=(outputs, 24)), random.normal(size=(1, 1, 24))
+    weights, x = (ops.convert_to_tensor(a, "float32") for a in (given, x))
+    turned = ops.transpose(ops.convert_to_tensor(given.T.copy(), "float32"))  # on PyTorch a view
+    made = laid_out(weights), laid_out(turned)
+    for layout in made:
+        close(layout(x), ops.convert_to_numpy(x) @ given.T, 1e-6)
+    if keras.config.backend() == "torch":
+        kinds = [OutputMajor if outputs == 512 else InputMajor, InputMajor]
+        assert [*map(type, made)] == kinds
+        assert made[1].weights_KN.data_ptr() == turned.data_ptr()
