@@ -92,6 +92,7 @@ def test_new_weights_forget_what_old_ones_read(model):
     assert texts(engine, [PROMPTS[1]]) == texts(engine_of(other), [PROMPTS[1]])
 
 
+@pytest.mark.once
 def test_the_memory_of_prefixes_is_bounded_and_the_oldest_goes(model):
     engine = engine_of(model, prefix_bytes=2**24)
     texts(engine, [PROMPTS[1]])

@@ -83,6 +83,7 @@ def test_the_text_is_the_one_of_single_steps(model, sampler, monkeypatch):
     assert [len(ids) for ids in told] == [12, NEW, NEW]
 
 
+@pytest.mark.once
 def test_a_prompt_that_goes_on_is_read_from_where_reading_ended(model):
     engine = engine_of(model, prefix_bytes=10**8)
     [ids] = made(engine, [Form(3, 2, end=12)], PROMPTS[:1])
@@ -90,6 +91,7 @@ def test_a_prompt_that_goes_on_is_read_from_where_reading_ended(model):
     assert made(engine, [None], longer) == made(engine_of(model), [None], longer)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "sampler, top",
     [(GreedySampler(), 1), (Sampler(banned_tokens=[90]), None), (Sampler(forced_tokens=[1]), None)],
