@@ -13,6 +13,8 @@ from keras_gemma.layers.splash import fits_splash, splash
 
 # Far below any score, yet finite: a row in which nothing is visible gives a mean, never NaN.
 _UNSEEN = -1e30
+# Texts longer than this are looked at in so many parts, or fewer: more parts save little more, and make longer programs.
+_BLOCK, _PARTS = 128, 4
 
 
 def soft_capped(x, cap: float):
@@ -35,11 +37,28 @@ def attend(
             return fused(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules)
         if queries is keys and runs_splash() and fits_splash(tokens, rules):
             return splash(q_BTNH, k_BSKH, v_BSKH, queries.segment, rules)
+    if queries is keys and isinstance(tokens, int) and tokens > _BLOCK:
+        return in_blocks(q_BTNH, k_BSKH, v_BSKH, queries, rules, drop)
     return formula(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules, drop)
 
 
+def in_blocks(q_BTNH, k_BTKH, v_BTKH, positions, rules, drop=None):
+    """The formula for tokens that look at themselves: none of them sees one that comes later."""
+    length = q_BTNH.shape[1]
+    block = max(_BLOCK, -(-length // _PARTS))
+
+    def part(start):
+        end = start + block
+        queries = Positions(*(x_BT[:, start:end] for x_BT in positions))
+        keys = Positions(*(x_BT[:, :end] for x_BT in positions))
+        arrays = q_BTNH[:, start:end], k_BTKH[:, :end], v_BTKH[:, :end]
+        return formula(*arrays, queries, keys, rules, drop)
+
+    return ops.concatenate([part(start) for start in range(0, length, block)], axis=1)
+
+
 def weights_of(scores, seen, rules: AttentionRules, dtype):
-    """What is made of float32 scores …TS: how much of each key's value a query takes."""
+    """What is made of float32 scores …S: how much of each key's value a query takes."""
     if rules.soft_cap is not None:  # before the mask, or the mask would be capped too
         scores = soft_capped(scores, rules.soft_cap)
     return ops.cast(ops.softmax(ops.where(seen, scores, _UNSEEN), axis=-1), dtype)
@@ -62,10 +81,11 @@ def formula(q_BTNH, k_BSKH, v_BSKH, queries, keys, rules, drop=None):
     q_BTNH = q_BTNH * ops.cast(rules.scale, q_BTNH.dtype)
     tokens = ops.shape(q_BTNH)[1]
     q_BTKGH = ops.reshape(q_BTNH, (-1, tokens, heads, groups, rules.head_dim))
-    scores_BKGTS = ops.cast(ops.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH), "float32")
+    # Queries of one key head stay in their order, so that with one key head nothing is transposed.
+    scores_BKTGS = ops.cast(ops.einsum("btkgh,bskh->bktgs", q_BTKGH, k_BSKH), "float32")
     seen_BTS = visible(queries, keys, rules.window)
-    weights_BKGTS = weights_of(scores_BKGTS, seen_BTS[:, None, None], rules, v_BSKH.dtype)
+    weights_BKTGS = weights_of(scores_BKTGS, seen_BTS[:, None, :, None], rules, v_BSKH.dtype)
     if drop is not None:
-        weights_BKGTS = drop(weights_BKGTS)
-    y_BTKGH = ops.einsum("bkgts,bskh->btkgh", weights_BKGTS, v_BSKH)
+        weights_BKTGS = drop(weights_BKTGS)
+    y_BTKGH = ops.einsum("bktgs,bskh->btkgh", weights_BKTGS, v_BSKH)
     return ops.reshape(y_BTKGH, (-1, tokens, rules.num_query_heads, rules.head_dim))

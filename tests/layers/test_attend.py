@@ -9,7 +9,7 @@ from conftest import close
 from keras import ops
 
 from keras_gemma.config import AttentionRules
-from keras_gemma.layers import Positions
+from keras_gemma.layers import Positions, TokenPositions
 
 # The package has a function of the same name.
 attend = importlib.import_module("keras_gemma.layers.attend")
@@ -82,3 +82,30 @@ def test_the_kernel_is_declined_by_keras_own_switch(monkeypatch):
         assert attend.attend(*arguments(2), rules()).shape == (2, TOKENS, 4, 8)
     finally:
         keras.config.enable_flash_attention()
+
+
+@pytest.mark.parametrize(
+    "length, heads, window, soft_cap",
+    [(128, 1, None, None), (129, 4, 7, None), (300, 2, None, 20.0), (513, 1, None, None)],
+)
+def test_a_text_in_blocks_is_the_text_at_once(monkeypatch, length, heads, window, soft_cap):
+    random = np.random.default_rng(1)
+    arrays = (3 * random.normal(size=(3, length, n, 8)) for n in (4, heads, heads))
+    place, third = np.arange(length), length // 3
+    segments = np.stack(  # whole; padded on both sides; packed
+        [place >= 0, (place > third) & (place < 2 * third), 1 + (place > third)]
+    ).astype("int32")
+    positions = TokenPositions()(ops.convert_to_tensor(segments))
+    arrays = [ops.convert_to_tensor(x, "float32") for x in arrays]
+    rule, parts = rules(heads, window, soft_cap), []
+    formula = attend.formula
+    expected = formula(*arrays, positions, positions, rule)
+    monkeypatch.setattr(
+        attend, "formula", lambda q, k, *more: parts.append(k.shape[1]) or formula(q, k, *more)
+    )
+    made = attend.attend(*arrays, positions, positions, rule)
+    assert (
+        parts
+        == {128: [128], 129: [128, 129], 300: [128, 256, 300], 513: [129, 258, 387, 513]}[length]
+    )
+    close(made, expected, 2e-6, where=(segments > 0)[:, :, None, None])
