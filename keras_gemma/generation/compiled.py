@@ -218,9 +218,7 @@ class Traits(NamedTuple):
 
     widens_bfloat16: bool  # makes a float32 copy of a bfloat16 matrix for each product
     reads_inputs_first: bool  # multiplies one row faster by a matrix with a row per input
-    maps_blocks: (
-        bool  # makes of a loop over blocks one program that reads whole numbers as they are
-    )
+    maps_blocks: bool  # a loop over blocks is one program, which reads whole numbers as they are
     carries_matrices: bool  # attends faster to a cache in which heads lie side by side
     reads_chunks_fast: bool  # a few tokens at once take little longer than one
     takes_kernels: bool  # its arrays lie where keras-gemma-kernels read them
@@ -257,9 +255,7 @@ def changed(variables: Iterable[Any], before: list) -> bool:
     if name == "jax":
         return any(mark() is not v._value for v, mark in zip(variables, before, strict=True))
     now = marks(variables)
-    if (
-        name == "tensorflow"
-    ):  # reading takes no memory: unless it was written to, it is the same place
+    if name == "tensorflow":  # both are held: they lie in one place only if nobody wrote
         return [*map(arrays.pointer, now)] != [*map(arrays.pointer, before)]
     return now != before
 
