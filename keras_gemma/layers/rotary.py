@@ -6,6 +6,8 @@ B batch, T tokens, N heads, H head width.
 import numpy as np
 from keras import ops
 
+from keras_gemma.arrays import apart
+
 
 def rotate(x_BTNH, index_BT, base: float = 10_000.0, scaling: float = 1.0):
     """Turn each pair (i, i + H/2) of a head by `index / scaling / base**(2i/H)` radians.
@@ -15,9 +17,13 @@ def rotate(x_BTNH, index_BT, base: float = 10_000.0, scaling: float = 1.0):
     half = x_BTNH.shape[-1] // 2
     speeds_H = base ** -(np.arange(half) / half) / scaling
     speeds_H = ops.convert_to_tensor(speeds_H, "float32")
-    angles_BTNH = ops.cast(index_BT, "float32")[:, :, None, None] * speeds_H
-    cos, sin = ops.cos(angles_BTNH), ops.sin(angles_BTNH)
+    cos, sin = apart(_cos_and_sin, index_BT, speeds_H)
     x = ops.cast(x_BTNH, "float32")
     first, second = x[..., :half], x[..., half:]
     turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return ops.cast(turned, x_BTNH.dtype)
+
+
+def _cos_and_sin(index_BT, speeds_H):
+    angles_BTNH = ops.cast(index_BT, "float32")[:, :, None, None] * speeds_H
+    return ops.cos(angles_BTNH), ops.sin(angles_BTNH)

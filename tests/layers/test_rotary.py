@@ -1,6 +1,8 @@
 """Rotary positions, against the definition in complex numbers."""
 
+import keras
 import numpy as np
+import pytest
 from conftest import close
 from keras import ops
 
@@ -38,3 +40,12 @@ def test_bfloat16_activations_keep_far_positions_apart():
     x = ops.ones((1, 2, 1, 4), "bfloat16")
     turned = ops.convert_to_numpy(ops.cast(rotate(x, ops.array([[8190, 8191]])), "float32"))
     assert np.abs(turned[0, 0] - turned[0, 1]).max() > 0.1
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="asks XLA what it compiled")
+def test_heads_share_the_cosines_of_a_token():
+    import jax
+
+    x, index = ops.ones((1, 64, 4, 256)), ops.arange(64)[None]
+    program = jax.jit(rotate).lower(x, index).compile().as_text()
+    assert program.count("cosine(") == program.count("sine(") - program.count("cosine(") == 1
