@@ -41,6 +41,12 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
             return outputs
         return scaled(outputs)
 
+    def table(self):
+        """What both ways multiply with and look up, VD, in the dtype of activations."""
+        if self.quantization_mode is None:
+            return ops.cast(self.embeddings, self.compute_dtype)
+        return super().quantized_call(ops.arange(self.input_dim, dtype="int32"))
+
     def quantized_call(self, inputs, reverse=False):
         outputs = super().quantized_call(inputs, reverse=reverse)
         return outputs if reverse else scaled(outputs)

@@ -9,6 +9,7 @@ import keras
 from keras_gemma import samplers
 from keras_gemma.generation import CACHES
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
+from keras_gemma.models.cross_entropy import Head
 from keras_gemma.models.draft import check_draft
 from keras_gemma.models.fit_data import is_text, is_tf_dataset, split, to_batches
 from keras_gemma.models.preset_model import PresetTask
@@ -248,8 +249,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not self._automatic_loss:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        head = self._logits_of if self._wants_hidden_states else _unchanged
-        sums = token_sums(head, y_pred, y, sample_weight)
+        head = self._head() if self._wants_hidden_states else _unchanged
+        sums = token_sums(head, y_pred, y, sample_weight, training)
         if self._reports_tokens:
             self.token_metrics.update(sums)
         loss = sums.mean_loss
@@ -257,8 +258,11 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             loss += keras.ops.cast(extra, loss.dtype)
         return loss
 
-    def _logits_of(self, hidden):
-        return self.backbone.token_embedding(hidden, reverse=True)
+    def _head(self):
+        embedding = self.backbone.token_embedding
+        return Head(
+            embedding.table(), embedding.logit_soft_cap, bool(embedding.trainable_variables)
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_gemma.models.cross_entropy import Head, cross_entropy
+
 
 class TokenSums(NamedTuple):
     """Sums over the tokens of a batch, each weighted; scalars, float32."""
@@ -29,22 +31,26 @@ def log_probabilities(logits_BTV, labels_BT):
     return chosen_BT - ops.logsumexp(logits_BTV, axis=-1)
 
 
-def token_sums(logits_of, hidden_BTD, labels_BT, weights_BT=None) -> TokenSums:
-    """Loss and accuracy from hidden states; `logits_of(hidden)` makes logits BTV of them.
+def token_sums(head, hidden_BTD, labels_BT, weights_BT=None, training=True) -> TokenSums:
+    """Loss and accuracy from hidden states.
 
-    Taking hidden states, this is the one place that ever needs to see logits while training.
+    Taking hidden states, this is the one place that ever needs to see logits while training: a chunk of them at a time.
+    `head` is a `Head`, or a function that makes logits BTV of hidden states.
     """
     labels_BT = ops.cast(labels_BT, "int32")
-    logits_BTV = logits_of(hidden_BTD)
     if weights_BT is None:
         weights_BT = ops.ones_like(labels_BT)
     weights_BT = ops.broadcast_to(_per_token(weights_BT), ops.shape(labels_BT))
+    of = cross_entropy if isinstance(head, Head) else _of_logits
+    loss, correct = of(hidden_BTD, head, labels_BT, weights_BT, training)
+    return TokenSums(loss, correct, ops.sum(weights_BT))
+
+
+def _of_logits(hidden_BTD, logits_of, labels_BT, weights_BT, training):
+    logits_BTV = logits_of(hidden_BTD)
     right_BT = ops.equal(ops.cast(ops.argmax(logits_BTV, axis=-1), "int32"), labels_BT)
-    return TokenSums(
-        loss=-ops.sum(weights_BT * log_probabilities(logits_BTV, labels_BT)),
-        correct=ops.sum(weights_BT * ops.cast(right_BT, "float32")),
-        weight=ops.sum(weights_BT),
-    )
+    loss = -ops.sum(weights_BT * log_probabilities(logits_BTV, labels_BT))
+    return loss, ops.sum(weights_BT * ops.cast(right_BT, "float32"))
 
 
 def _per_token(weights):
