@@ -10,6 +10,7 @@ import keras
 from keras_gemma.config import GemmaConfig
 from keras_gemma.layers.attention import GemmaAttention
 from keras_gemma.layers.fan_in import FanIn
+from keras_gemma.layers.remat import rematerialized
 from keras_gemma.layers.rms_normalization import RMSNormalization
 
 
@@ -49,6 +50,7 @@ class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.config = config = GemmaConfig.of(config)
         self.layer = layer
+        self.remat = False  # of a step of training keep the inputs only, and compute the rest again
         width, branch = config.hidden_dim, config.intermediate_dim
         self.pre_attention_norm = self._norm("pre_attention_norm")
         if config.use_post_attention_norm:
@@ -79,6 +81,12 @@ class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
             dtype=self.dtype_policy,
             name=name,
         )
+
+    def call(self, x_BTD, positions, cache=(), training=False):
+        if not (self.remat and training):
+            return super().call(x_BTD, positions, cache, training)
+        whole = super().call
+        return rematerialized(lambda x: whole(x, positions, (), True)[0], self)(x_BTD), cache
 
     def gate_and_value(self, x_BTD):
         return self.gating_ffw(x_BTD), self.gating_ffw_2(x_BTD)

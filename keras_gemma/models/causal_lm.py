@@ -91,6 +91,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         cache: str = "full",
         prefix_bytes: int | None = None,
         draft: Any = None,
+        remat: bool = False,
         **kwargs: Any,
     ) -> None:
         """Choose how to train and how to sample; every default is ready to use.
@@ -115,6 +116,9 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
                 answers that repeat parts of their prompt, or a smaller `GemmaCausalLM` with the
                 same tokenizer. The text is the same, drawn or not; whether it comes faster depends
                 on how much of it is guessed. Not saved with the model, if it is one.
+            remat: rematerialization: `fit` keeps of each decoder block its input only, and computes
+                the rest again for the gradient. A third more time, for activations of one block
+                instead of all.
             **kwargs: as in `keras.Model.compile`.
         """
         if isinstance(optimizer, str) and optimizer == "auto":
@@ -141,7 +145,9 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             raise ValueError(f"prefix_bytes must be 0 or more, or None, not {prefix_bytes!r}.")
         self.sampler, self.plan, self.cache = samplers.get(sampler), plan, cache
         check_draft(draft)
-        self.prefix_bytes = prefix_bytes
+        self.prefix_bytes, self.remat = prefix_bytes, remat
+        for block in self.backbone.transformer_layers:
+            block.remat = remat
         self._get_draft = lambda: draft  # as an attribute, Keras would make it a part of this model
         self._generation_engine = None  # it is built for one sampler, plan and cache
 
@@ -157,6 +163,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         if self._reports_tokens:
             config["weighted_metrics"] = "auto"
         config |= {"plan": self.plan, "cache": self.cache, "prefix_bytes": self.prefix_bytes}
+        config["remat"] = self.remat
         config["draft"] = self.draft if isinstance(self.draft, str) else None
         config["sampler"] = keras.saving.serialize_keras_object(self.sampler)
         return {**config, "has_trained": self.optimizer.built}

@@ -1,0 +1,40 @@
+"""Blocks that are computed again give the same gradients, dropout and all, and count as one."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import SIZES, WINDOWED, close, loud
+
+from keras_gemma import GemmaBackbone, GemmaCausalLM
+
+
+def trained(remat, **options):
+    keras.utils.set_random_seed(3)
+    model = GemmaCausalLM(loud(GemmaBackbone(**SIZES, **WINDOWED, **options), scale=0.2))
+    model.compile(optimizer=keras.optimizers.SGD(0.1), remat=remat)
+    ids = np.random.default_rng(1).integers(1, 96, (2, 13)).astype("int32")
+    inputs = {"token_ids": ids[:, :-1], "padding_mask": np.ones((2, 12), "int32")}
+    for _ in range(2):
+        model.train_on_batch(inputs, ids[:, 1:])
+    return model
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_weights_after_two_steps_are_the_same(dropout, monkeypatch):
+    plain, again, blocks = trained(False, dropout=dropout), keras.remat, []
+
+    def counting(function):
+        blocks.append(function)
+        return again(function)
+
+    monkeypatch.setattr(keras, "remat", counting)
+    model = trained(True, dropout=dropout)
+    assert len(blocks) >= SIZES["num_layers"]
+    for variable, other in zip(model.variables, plain.variables):
+        close(variable, other, 1e-6)
+
+
+def test_it_is_kept_in_a_saved_model(tmp_path):
+    trained(True).save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.remat and all(block.remat for block in loaded.backbone.transformer_layers)
