@@ -61,6 +61,7 @@ SIDES = {
     "transformers/torch": Side("transformers", "torch"),
     "llama_cpp": Side("llama_cpp", "", DTYPES),
 }
+PRODUCTS = {f"products/{b}": Side("products", b) for b in ("jax", "torch", "tensorflow")}
 
 
 def environment(side: Side, cores: int) -> dict:
@@ -143,9 +144,18 @@ class Pool:
     sooner.
     """
 
-    def __init__(self, shape: str, dtype: str, cores: int, core: int, pythons: dict, folder: Path):
+    def __init__(
+        self,
+        shape: str,
+        dtype: str,
+        cores: int,
+        core: int,
+        pythons: dict,
+        folder: Path,
+        room: int = 3,  # what a worker takes, in its weights' bytes
+    ):
         self.shape, self.dtype, self.cores, self.core = shape, dtype, cores, core
-        self.pythons, self.folder = pythons, folder
+        self.pythons, self.folder, self.room = pythons, folder, room
         self.workers: dict[str, Worker] = {}  # the one asked last comes last
         self.facts: dict[str, dict] = {}
         self.others: list[float] = []
@@ -186,10 +196,10 @@ class Pool:
             self.workers.popitem()[1].stop()
 
     def _start(self, name, shape, variables):
-        needed = 10**9 + 3 * self.weight_bytes()
+        needed = 10**9 + self.room * self.weight_bytes()
         while self.workers and available_memory() < needed:
             self.workers.popitem()[1].stop()
-        side = SIDES[name]
+        side = SIDES.get(name) or PRODUCTS[name]
         compiled = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
         variables = {**environment(side, self.cores), **compiled, **variables}
         if side.library == "llama_cpp":

@@ -6,6 +6,7 @@ import itertools
 import os
 
 import numpy as np
+from batches import fit
 from features import FEATURES
 from shapes import SHAPES, both_branches
 from timing import MEASURES, serve, versions
@@ -69,6 +70,16 @@ class Model:
                 tickets.append(batch.submit(Request(ids.tolist(), len(ids) + count)))
             batch.step(gap)
         return [ticket.ids for ticket in tickets]
+
+    def prepare(self, rank):
+        from keras_gemma.optimizers import AdamW
+
+        if rank:
+            self.model.backbone.enable_lora(rank)
+        self.model.compile(AdamW(1e-4))
+
+    def train(self, ids, rows):
+        return fit(self.model, ids, rows)
 
     @contextlib.contextmanager
     def compiled(self, **options):

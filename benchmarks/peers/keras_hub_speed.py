@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from batches import fit
 from shapes import SHAPES, both_branches
 from timing import serve, versions
 
@@ -29,6 +30,17 @@ class Model:
         inputs = {"token_ids": np.pad(ids, width), "padding_mask": np.pad(np.ones_like(ids), width)}
         made: Any = self.model.generate(inputs, stop_token_ids=None)
         return made["token_ids"][:, -count:]
+
+    def prepare(self, rank):
+        import keras
+
+        if rank:
+            self.model.backbone.enable_lora(rank)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.model.compile(keras.optimizers.AdamW(1e-4), loss)
+
+    def train(self, ids, rows):
+        return fit(self.model, ids, rows)
 
 
 if __name__ == "__main__":

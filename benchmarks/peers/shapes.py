@@ -10,6 +10,15 @@ SHAPES = {
         "intermediate_dim": 2048,  # of one branch
         "head_dim": 256,
     },
+    "2b": {
+        "vocabulary_size": 256_000,
+        "num_layers": 18,
+        "num_query_heads": 8,
+        "num_key_value_heads": 1,
+        "hidden_dim": 2048,
+        "intermediate_dim": 16_384,
+        "head_dim": 256,
+    },
     "2b_4_layers": {  # four of the eighteen layers of Gemma 2B
         "vocabulary_size": 256_000,
         "num_layers": 4,

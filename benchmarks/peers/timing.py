@@ -40,6 +40,14 @@ class Peer(Protocol):
         """
         ...
 
+    def prepare(self, rank: int) -> None:
+        """Make ready to train with AdamW: adapters of that rank on queries and values, or all weights if 0."""
+        ...
+
+    def train(self, ids: np.ndarray, rows: int) -> float:
+        """A step for every `rows` texts of `ids`, on all their tokens; returns the last loss."""
+        ...
+
 
 class Session:
     """A peer, a clock, and prompts that never come twice."""
@@ -138,15 +146,38 @@ def cold(session: Session, prompt: int, count: int) -> dict:
     return {"seconds": session.timed(1, prompt, count, count)}
 
 
+def training(session: Session, rows: int, length: int, steps: int, warm: int, rank: int) -> dict:
+    """Tokens a second of some steps after `warm` ones, and the most memory that the process ever had."""
+    if (call := ("training", rows, length, rank)) not in session.warm:
+        session.peer.prepare(rank)
+        session.peer.train(session.prompts(warm * rows, length + 1), rows)
+        session.warm.add(call)
+    ids = session.prompts(steps * rows, length + 1)
+    began = session.clock()
+    loss = session.peer.train(ids, rows)
+    seconds = session.clock() - began
+    if not np.isfinite(loss):
+        raise ValueError(f"the loss is {loss}")
+    rate = steps * rows * length / seconds
+    return {"tokens_per_second": rate, "bytes": largest_memory(), "loss": float(loss)}
+
+
+def largest_memory() -> int:
+    """Bytes of the process at its peak; `ru_maxrss` would count those of the one that started it, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def peak_memory(session: Session, prompt: int, count: int) -> dict:
     """Largest memory of the process while it generates; what making the model took is not in it."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     session.timed(1, prompt, count, count)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {"bytes": next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM"))}
+    return {"bytes": largest_memory()}
 
 
-MEASURES = {f.__name__: f for f in (decode, first_token, second_turn, ragged, cold, peak_memory)}
+MEASURES = {
+    f.__name__: f for f in (decode, first_token, second_turn, ragged, cold, peak_memory, training)
+}
 
 
 def versions(*names: str) -> dict:

@@ -1,4 +1,4 @@
-"""Transformers' side of a scene: PyTorch without a compiler, as it comes."""
+"""Transformers' side of a scene, PEFT's adapters with it: PyTorch without a compiler, as it comes."""
 
 from shapes import SHAPES
 from timing import serve, versions
@@ -40,6 +40,27 @@ class Model:
                 do_sample=False,
             )
         return made[:, ids.shape[1] :].numpy()
+
+    def prepare(self, rank):
+        if rank:
+            import peft
+
+            wanted = peft.LoraConfig(
+                r=rank, lora_alpha=rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+            )
+            self.model = peft.get_peft_model(self.model, wanted)
+            self.facts["versions"] |= versions("peft")
+        self.model.train()
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimizer = self.torch.optim.AdamW(weights, 1e-4)
+
+    def train(self, ids, rows):
+        for batch in self.torch.from_numpy(ids[:, :-1]).long().split(rows):
+            loss = self.model(input_ids=batch, labels=batch, use_cache=False).loss
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
 
 
 if __name__ == "__main__":

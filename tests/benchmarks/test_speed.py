@@ -229,48 +229,49 @@ def test_a_compilation_cache_is_shared_by_two_processes_and_no_others(pool, monk
 
 
 def test_ratios_are_medians_of_rounds_and_failures_stay_out():
-    generation = load("generation")
+    module = load("rounds")
     rounds = [
         {"keras_gemma/jax": {"r": 2.0}, "b": {"r": 1.0}, "c": {"r": 1.0}},
         {"keras_gemma/jax": {"r": 9.0}, "b": {"r": 3.0}, "c": {"failed": "no"}},
         {"keras_gemma/jax": {"r": 4.0}, "b": {"r": 1.0}, "c": {"failed": "no"}},
     ]
-    found = generation.summary(rounds, "r", more_is_better=True)
+    found = module.summary(rounds, "r", more_is_better=True)
     assert found["times"] == {"keras_gemma/jax": {"b": 3.0}}
     assert found["sides"]["keras_gemma/jax"] == {"r": 4.0, "rounds": [2.0, 9.0, 4.0]}
     assert found["sides"]["c"] == {"failed": "no"}
-    less = generation.summary(rounds, "r", more_is_better=False)
+    less = module.summary(rounds, "r", more_is_better=False)
     assert less["times"]["keras_gemma/jax"]["b"] == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_a_failure_is_not_asked_again():
-    generation, scenes = load("generation"), load("scenes")
+    module, scenes = load("rounds"), load("scenes")
     asked = []
 
     def run(pool, name):
         asked.append(name)
         return {"failed": "no"} if name == "b" else {"seconds": 1.0}
 
-    found = generation.measured(None, scenes.Scene("t", "seconds", run), ["a", "b"], rounds=3)
+    found = module.measured(None, scenes.Scene("t", "seconds", run), ["a", "b"], rounds=3)
     assert asked == ["a", "b", "a", "a"]
     assert [answers["b"] for answers in found] == [{"failed": "no"}] * 3
 
 
 def test_a_difference_that_drowns_in_noise_is_no_figure():
-    generation, scenes = load("generation"), load("scenes")
+    module, scenes = load("rounds"), load("scenes")
     scene = scenes.Scene("t", "tokens_per_second", lambda pool, name: {"tokens_per_second": -3.0})
-    found = generation.measured(None, scene, ["a"], rounds=1)
+    found = module.measured(None, scene, ["a"], rounds=1)
     assert found == [{"a": {"failed": "too small to tell"}}]
 
 
 def test_scenes_that_are_not_measured_stay_unless_the_machine_is_another(tmp_path):
-    generation = load("generation")
+    module = load("rounds")
     path, head = tmp_path / "r.json", {"processor": {"name": "A"}}
-    generation.write(path, head, {"decode_1000": {"n": 1}, "decode_32": {"n": 1}})
-    generation.write(path, head, {"decode_32": {"n": 2}})
+    order = ("decode_32", "decode_1000", "cold")
+    module.write(path, head, {"decode_1000": {"n": 1}, "decode_32": {"n": 1}}, order)
+    module.write(path, head, {"decode_32": {"n": 2}}, order)
     kept = {"decode_32": {"n": 2}, "decode_1000": {"n": 1}}
     assert json.loads(path.read_text())["scenes"] == kept
-    generation.write(path, {"processor": {"name": "B"}}, {"cold": {"n": 3}})
+    module.write(path, {"processor": {"name": "B"}}, {"cold": {"n": 3}}, order)
     assert json.loads(path.read_text())["scenes"] == {"cold": {"n": 3}}
 
 
@@ -297,7 +298,7 @@ def test_patterns_choose_sides_and_every_scene_has_its_measure():
 
     for scene in generation.SCENES.values():
         assert scene.figure in scene.run(Spy(), "a")
-    assert set(asked) == set(timing.MEASURES) | set(features.FEATURES)
+    assert {*asked, "training"} == set(timing.MEASURES) | set(features.FEATURES)
 
 
 @pytest.fixture
