@@ -1,39 +1,20 @@
 """GemmaCausalLMPreprocessor: texts to `(x, y, sample_weight)` for `fit`, to ids for `generate`."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_gemma.presets import bundle, registry
 from keras_gemma.text.packing import Packed, one_per_row, pack
+from keras_gemma.text.preprocessor import Preprocessor, checked_length
 from keras_gemma.text.tokenizer import Gemma3Tokenizer, GemmaTokenizer
 from keras_gemma.text.tokenizer_inputs import flat_texts, is_tf_tensor
 from keras_gemma.text.training_rows import documents_of, next_token_batch, split_long
 
-CONFIG_FILE = "preprocessor.json"
-# Arguments of KerasHub's class that mean nothing here, as its files hold them.
-IGNORED = {"trainable", "dtype", "config_file", "image_converter"} | {
-    "max_images_per_prompt",
-    "num_vision_tokens_per_image",
-}
-# What a preset's file may say of a preprocessor, and what stands there under our own key.
-_OPTIONS = {
-    "name": str,
-    "sequence_length": int,
-    "add_start_token": bool,
-    "add_end_token": bool,
-    "tokenizer": None,  # tokenizer.json says it
-    **dict.fromkeys(IGNORED),
-}
-_OURS = {"pack": bool, "control_tokens": bool}
-
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class GemmaCausalLMPreprocessor:
+class GemmaCausalLMPreprocessor(Preprocessor):
     """Prepares text for `GemmaCausalLM`: integers for `fit`, integers for `generate`, and back.
 
     What it takes for training, and which tokens the loss is taken over:
@@ -65,7 +46,19 @@ class GemmaCausalLMPreprocessor:
     """
 
     preset_class = "GemmaCausalLMPreprocessor"  # KerasHub's name for it, as its files have it
-    tokenizer_class = GemmaTokenizer
+    kinds = ("CausalLMPreprocessor",)
+    options = {
+        "name": str,
+        "sequence_length": int,
+        "add_start_token": bool,
+        "add_end_token": bool,
+    }
+    own_options = {"pack": bool, "control_tokens": bool}
+    ignored = Preprocessor.ignored | {
+        "image_converter",
+        "max_images_per_prompt",
+        "num_vision_tokens_per_image",
+    }
 
     def __init__(
         self,
@@ -79,22 +72,9 @@ class GemmaCausalLMPreprocessor:
         name: str = "gemma_causal_lm_preprocessor",
         **kwargs: Any,
     ):
-        if unknown := set(kwargs) - IGNORED:
-            raise TypeError(f"{type(self).__name__} takes no argument {sorted(unknown)}.")
-        self.name = name
-        self.tokenizer = tokenizer
-        self.sequence_length = sequence_length
+        super().__init__(tokenizer, sequence_length, name, **kwargs)
         self.add_start_token, self.add_end_token = add_start_token, add_end_token
         self.pack, self.control_tokens = pack, control_tokens
-
-    @property
-    def sequence_length(self) -> int:
-        """Tokens in a row of training, and the longest prompt."""
-        return self._sequence_length
-
-    @sequence_length.setter
-    def sequence_length(self, value: int):
-        self._sequence_length = _checked_length(value)
 
     @property
     def first(self) -> list[int]:
@@ -129,7 +109,7 @@ class GemmaCausalLMPreprocessor:
                 f"{type(self).__name__} makes labels and weights itself: `y` and `sample_weight` "
                 "must be None. Give pairs as {'prompts': ..., 'responses': ...}."
             )
-        length = _checked_length(sequence_length or self.sequence_length)
+        length = checked_length(sequence_length or self.sequence_length)
         if is_tf_tensor(x) or (isinstance(x, Mapping) and any(map(is_tf_tensor, x.values()))):
             from keras_gemma.text.graph_rows import training_rows
 
@@ -162,7 +142,7 @@ class GemmaCausalLMPreprocessor:
         Raises:
             ValueError: if a prompt has more than L tokens.
         """
-        length = _checked_length(sequence_length or self.sequence_length)
+        length = checked_length(sequence_length or self.sequence_length)
         if isinstance(x, Mapping):
             x = x["prompts"]
         if is_tf_tensor(x):
@@ -190,59 +170,6 @@ class GemmaCausalLMPreprocessor:
             return self.tokenizer.detokenize(ids[keep])
         return [self.tokenizer.detokenize(row[kept]) for row, kept in zip(ids, keep)]
 
-    # --- configuration and files ---
-
-    def get_config(self) -> dict[str, Any]:
-        """All that makes this preprocessor again, its tokenizer included."""
-        return {
-            **self._preset_options(),
-            "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
-            "pack": self.pack,
-            "control_tokens": self.control_tokens,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "GemmaCausalLMPreprocessor":
-        """The preprocessor of such a configuration."""
-        tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
-        return cls(**{**config, "tokenizer": tokenizer})
-
-    def preset_config(self) -> dict[str, Any]:
-        """`preprocessor.json` of a preset as KerasHub reads it.
-
-        What KerasHub has no argument for stands under a key of its own, which it passes over.
-        """
-        config = {**self._preset_options(), "config_file": CONFIG_FILE}
-        config["tokenizer"] = self.tokenizer.preset_config()
-        ours = {"pack": self.pack, "control_tokens": self.control_tokens}
-        return {**bundle.serialized(self.preset_class, config), "keras_gemma": ours}
-
-    def _preset_options(self):
-        return {
-            "name": self.name,
-            "sequence_length": self.sequence_length,
-            "add_start_token": self.add_start_token,
-            "add_end_token": self.add_end_token,
-        }
-
-    @classmethod
-    def from_preset(cls, preset: str | Path, **kwargs: Any) -> "GemmaCausalLMPreprocessor":
-        """The preprocessor of a preset, given by name or as a folder."""
-        folder = registry.folder(preset, ("config", "tokenizer"))
-        config: dict[str, Any] = {}
-        if bundle.has(folder, CONFIG_FILE):  # else the defaults, as in KerasHub
-            config = bundle.read_options(folder, CONFIG_FILE, "Preprocessor", _OPTIONS)
-            ours = bundle.read_json(folder, CONFIG_FILE).get("keras_gemma", {})
-            config |= bundle.checked_options(ours, _OURS, folder / CONFIG_FILE)
-        tokenizer = kwargs.pop("tokenizer", None) or cls.tokenizer_class.from_preset(preset)
-        return cls(**{**config, **kwargs, "tokenizer": tokenizer})
-
-    def save_to_preset(self, preset_dir: str | Path) -> None:
-        """Write `preprocessor.json`, `tokenizer.json` and the vocabulary into a preset folder."""
-        self.tokenizer.save_to_preset(preset_dir)
-        text = json.dumps(self.preset_config(), indent=4)
-        (Path(preset_dir) / CONFIG_FILE).write_text(text, encoding="utf-8")
-
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
 class Gemma3CausalLMPreprocessor(GemmaCausalLMPreprocessor):
@@ -250,12 +177,6 @@ class Gemma3CausalLMPreprocessor(GemmaCausalLMPreprocessor):
 
     preset_class = "Gemma3CausalLMPreprocessor"
     tokenizer_class = Gemma3Tokenizer
-
-
-def _checked_length(length):
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ValueError(f"sequence_length={length!r} must be a whole number of at least 1.")
-    return length
 
 
 def _only_row(batch):
