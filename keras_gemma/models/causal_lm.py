@@ -1,7 +1,6 @@
 """The model people hold: text in, text out; trained with `fit`."""
 
 import contextlib
-import warnings
 from typing import Any
 
 import keras
@@ -51,32 +50,6 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         self._generation_engine = None
         self._wants_hidden_states = False
         self.compile()
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for part in ("backbone", "preprocessor"):
-            config[part] = keras.saving.deserialize_keras_object(config[part])
-        return cls(**config)
-
-    def summary(self, **keywords: Any) -> None:
-        """Print the layers and their parameters, the preprocessor first."""
-        if self.preprocessor is not None:
-            tokenizer = self.preprocessor.tokenizer
-            show = keywords.get("print_fn") or print
-            show(
-                f'Preprocessor: "{self.preprocessor.name}", rows of '
-                f"{self.preprocessor.sequence_length:,} tokens; {tokenizer.name} "
-                f"({type(tokenizer).__name__}), {tokenizer.vocabulary_size():,} pieces"
-            )
-        super().summary(**keywords)
 
     # --- training ---
 
@@ -166,14 +139,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         config["remat"] = self.remat
         config["draft"] = self.draft if isinstance(self.draft, str) else None
         config["sampler"] = keras.saving.serialize_keras_object(self.sampler)
-        return {**config, "has_trained": self.optimizer.built}
-
-    def compile_from_config(self, config):
-        config = dict(config)
-        has_trained = config.pop("has_trained")
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if has_trained:  # the file then holds the optimizer's state, which needs a place
-            self.optimizer.build(self.trainable_variables)
+        return config
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs: Any):
         """Train on texts, `{"prompts", "responses"}`, conversations, or batches of integers.
@@ -214,18 +180,6 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         if isinstance(validation, tuple) and len(validation) == 1:
             validation = validation[0]
         return to_batches(validation, self.preprocessor, batch_size)
-
-    def _warn_of_standstill(self):
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        low = {v.dtype for v in self.trainable_variables} & {"bfloat16", "float16"}
-        adam = keras.optimizers.Adam, keras.optimizers.AdamW
-        if low and isinstance(optimizer, adam) and not isinstance(optimizer, AdamW):
-            warnings.warn(
-                f"{type(optimizer).__name__} of Keras keeps its state in {low.pop()} like the "
-                f"weights; at beta_2={optimizer.beta_2} such weights do not move. Use "
-                "keras_gemma.optimizers.AdamW, whose state and update are float32.",
-                stacklevel=3,
-            )
 
     @property
     def metrics(self):

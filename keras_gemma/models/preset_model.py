@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import warnings
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import keras
 
@@ -11,6 +12,7 @@ from keras_gemma.conversion.formats import has_vocabulary, open_checkpoint
 from keras_gemma.layers import left_blank
 from keras_gemma.models.export_checkpoint import export_checkpoint
 from keras_gemma.models.quantizable import Quantizable, load_quantized
+from keras_gemma.optimizers import AdamW
 from keras_gemma.presets import BadPresetError, PresetError, bundle, lookalikes, registry
 from keras_gemma.presets.registry import PARTS
 
@@ -126,6 +128,8 @@ class PresetTask(Quantizable, PresetModel):
 
     backbone_class: type
     preprocessor_class: type
+    # Arguments beside the parts, with their types, which a preset keeps.
+    options: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def from_preset(
@@ -146,7 +150,8 @@ class PresetTask(Quantizable, PresetModel):
             preprocessor = cls.preprocessor_class.from_preset(preset)
         else:
             preprocessor = None
-        own = {name: kwargs.pop(name) for name in ("name", "trainable") if name in kwargs}
+        own = ("name", "trainable", *cls.options)
+        own = {name: kwargs.pop(name) for name in own if name in kwargs}
         if backbone is None:
             kwargs |= {"strict": strict, "check_finite": check_finite}
             backbone = cls.backbone_class.from_preset(preset, load_weights, dtype, **kwargs)
@@ -162,8 +167,64 @@ class PresetTask(Quantizable, PresetModel):
             files["preprocessor.json"] = parts["preprocessor"] = self.preprocessor.preset_config()
             files["tokenizer.json"] = self.preprocessor.tokenizer.preset_config()
             assets["tokenizer"] = self.preprocessor.tokenizer.save_assets
-        files["task.json"] = bundle.serialized(type(self).__name__, {**parts, "name": self.name})
-        bundle.write(preset_dir, files, self.backbone.save_weights, assets)
+        options = {**parts, **self._preset_options()}
+        files["task.json"] = bundle.serialized(type(self).__name__, options)
+        bundle.write(preset_dir, files, self._save_preset_weights, assets)
+
+    def _preset_options(self):
+        """What `task.json` says beside the parts."""
+        return {name: getattr(self, name) for name in ("name", *self.options)}
+
+    def _save_preset_weights(self, path):
+        self.backbone.save_weights(path)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            **self._preset_options(),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for part in ("backbone", "preprocessor"):
+            config[part] = keras.saving.deserialize_keras_object(config[part])
+        return cls(**config)
+
+    def summary(self, **keywords: Any) -> None:
+        """Print the layers and their parameters, the preprocessor first."""
+        if self.preprocessor is not None:
+            tokenizer = self.preprocessor.tokenizer
+            show = keywords.get("print_fn") or print
+            show(
+                f'Preprocessor: "{self.preprocessor.name}", rows of '
+                f"{self.preprocessor.sequence_length:,} tokens; {tokenizer.name} "
+                f"({type(tokenizer).__name__}), {tokenizer.vocabulary_size():,} pieces"
+            )
+        super().summary(**keywords)
+
+    def get_compile_config(self):
+        return {**super().get_compile_config(), "has_trained": self.optimizer.built}
+
+    def compile_from_config(self, config):
+        config = dict(config)
+        has_trained = config.pop("has_trained")
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if has_trained:  # the file then holds the optimizer's state, which needs a place
+            self.optimizer.build(self.trainable_variables)
+
+    def _warn_of_standstill(self):
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        low = {v.dtype for v in self.trainable_variables} & {"bfloat16", "float16"}
+        adam = keras.optimizers.Adam, keras.optimizers.AdamW
+        if low and isinstance(optimizer, adam) and not isinstance(optimizer, AdamW):
+            warnings.warn(
+                f"{type(optimizer).__name__} of Keras keeps its state in {low.pop()} like the "
+                f"weights; at beta_2={optimizer.beta_2} such weights do not move. Use "
+                "keras_gemma.optimizers.AdamW, whose state and update are float32.",
+                stacklevel=3,
+            )
 
 
 def _different(preset, backbone, tokenizer):

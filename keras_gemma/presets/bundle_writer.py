@@ -36,11 +36,12 @@ def serialized(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     >>> serialized("GemmaTokenizer", {"add_bos": False})["registered_name"]
     'keras_hub>GemmaTokenizer'
     """
+    module = MODULES[class_name]
     return {
-        "module": MODULES[class_name],
+        "module": module,
         "class_name": class_name,
         "config": dict(config),
-        "registered_name": f"keras_hub>{class_name}",
+        "registered_name": f"{module.partition('.')[0]}>{class_name}",
     }
 
 

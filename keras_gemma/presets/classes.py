@@ -2,6 +2,7 @@
 
 _GEMMA = "keras_hub.src.models.gemma.gemma_"
 _GEMMA3 = "keras_hub.src.models.gemma3.gemma3_"
+_HEADS = "keras_gemma.text.text_classifier_preprocessor"
 
 MODULES = {
     "GemmaBackbone": f"{_GEMMA}backbone",
@@ -11,5 +12,14 @@ MODULES = {
     "Gemma3Backbone": f"{_GEMMA3}backbone",
     "Gemma3CausalLM": f"{_GEMMA3}causal_lm",
     "Gemma3CausalLMPreprocessor": f"{_GEMMA3}causal_lm_preprocessor",
+    "Gemma3TextEmbedder": f"{_GEMMA3}text_embedder",
+    "Gemma3TextEmbedderPreprocessor": f"{_GEMMA3}text_embedder_preprocessor",
     "Gemma3Tokenizer": f"{_GEMMA3}tokenizer",
+    # KerasHub has no such classes; where it comes upon these, it needs ours to be imported.
+    "GemmaTextClassifier": "keras_gemma.models.text_classifier",
+    "GemmaTextClassifierPreprocessor": _HEADS,
+    "GemmaTextEmbedder": "keras_gemma.models.text_embedder",
+    "GemmaTextEmbedderPreprocessor": _HEADS,
+    "Gemma3TextClassifier": "keras_gemma.models.text_classifier",
+    "Gemma3TextClassifierPreprocessor": _HEADS,
 }

@@ -1,7 +1,7 @@
 """GemmaCausalLMPreprocessor: texts to `(x, y, sample_weight)` for `fit`, to ids for `generate`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -47,13 +47,13 @@ class GemmaCausalLMPreprocessor(Preprocessor):
 
     preset_class = "GemmaCausalLMPreprocessor"  # KerasHub's name for it, as its files have it
     kinds = ("CausalLMPreprocessor",)
-    options = {
+    options: ClassVar = {
         "name": str,
         "sequence_length": int,
         "add_start_token": bool,
         "add_end_token": bool,
     }
-    own_options = {"pack": bool, "control_tokens": bool}
+    own_options: ClassVar = {"pack": bool, "control_tokens": bool}
     ignored = Preprocessor.ignored | {
         "image_converter",
         "max_images_per_prompt",

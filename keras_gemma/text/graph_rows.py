@@ -58,6 +58,21 @@ def prompt_rows(preprocessor: Any, x: Any, length: int) -> dict[str, Any]:
     return batch if x.shape.rank else {key: value[0] for key, value in batch.items()}
 
 
+@tf.autograph.experimental.do_not_convert
+def rows_of_parts(preprocessor: Any, parts: tuple, length: int, width: Any) -> dict[str, Any]:
+    """`{"token_ids", "padding_mask"}` of tensors of texts, each the same part of all rows."""
+
+    def rows_of(*columns):
+        texts = tuple([text.decode("utf-8") for text in column] for column in columns)
+        return list(preprocessor.padded(preprocessor.rows(texts, length), length, width).values())
+
+    rows = tf.numpy_function(rows_of, [as_vector(part) for part in parts], [tf.int32, tf.int32])
+    for row in rows:
+        row.set_shape([None, None if width else length])
+    batch = dict(zip(("token_ids", "padding_mask"), rows))
+    return batch if parts[0].shape.rank else {key: value[0] for key, value in batch.items()}
+
+
 def _texts(preprocessor, texts, limit):
     first, last = preprocessor.first, preprocessor.last
     graph = preprocessor.tokenizer.graph

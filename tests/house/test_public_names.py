@@ -15,10 +15,18 @@ MODELS = (
     "Gemma3Backbone",
     "Gemma3CausalLM",
     "Gemma3CausalLMPreprocessor",
+    "Gemma3TextClassifier",
+    "Gemma3TextClassifierPreprocessor",
+    "Gemma3TextEmbedder",
+    "Gemma3TextEmbedderPreprocessor",
     "Gemma3Tokenizer",
     "GemmaBackbone",
     "GemmaCausalLM",
     "GemmaCausalLMPreprocessor",
+    "GemmaTextClassifier",
+    "GemmaTextClassifierPreprocessor",
+    "GemmaTextEmbedder",
+    "GemmaTextEmbedderPreprocessor",
     "GemmaTokenizer",
 )
 SAMPLERS = ("GreedySampler", "RandomSampler", "Sampler", "TopKSampler", "TopPSampler")

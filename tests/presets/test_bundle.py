@@ -176,9 +176,12 @@ def test_the_json_is_the_same_as_keras_hub_writes_for_the_class_names(preset):
     record = json.loads((preset / "config.json").read_text())
     assert record["registered_name"] == "keras_hub>GemmaBackbone"
     assert record["module"] == "keras_hub.src.models.gemma.gemma_backbone"
+    hub = pytest.importorskip("keras_hub")
     for name, module in bundle.MODULES.items():
-        hub = pytest.importorskip("keras_hub")
-        assert getattr(hub.models, name).__module__ == module
+        if module.startswith("keras_gemma"):  # classes of ours that KerasHub has no like of
+            assert not hasattr(hub.models, name)
+        else:
+            assert getattr(hub.models, name).__module__ == module
 
 
 def test_a_file_that_others_parse_is_named_when_it_is_missing_or_damaged(tmp_path):

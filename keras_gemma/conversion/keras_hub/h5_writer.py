@@ -17,16 +17,14 @@ def write_h5(folder: Path, tensors: Iterable[Writable], largest_file: int = LARG
 
     One tensor is held at a time. One that is larger than `largest_file` gets a file of its own.
     """
-    import h5py
-
     tensors = list(tensors)
     files = shards(tensors, largest_file)
     if len(files) == 1:
-        return _write(h5py, folder / "model.weights.h5", files[0])
+        return write_file(folder / "model.weights.h5", files[0])
     index, total = {}, 0
     for number, part in enumerate(files):
         name = f"model_{number:05}.weights.h5"
-        _write(h5py, folder / name, part)
+        write_file(folder / name, part)
         for tensor in part:
             index["/" + tensor.name.rpartition("/")[0]] = name
             total += _bytes(tensor)
@@ -50,7 +48,10 @@ def _bytes(tensor):
     return math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
 
 
-def _write(h5py, path, tensors):
+def write_file(path: Path, tensors: Iterable[Writable]) -> None:
+    """Write one file, whatever its size."""
+    import h5py
+
     with h5py.File(path, "w") as file:
         for tensor in tensors:
             array = tensor.numbers()

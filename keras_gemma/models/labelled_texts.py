@@ -1,0 +1,115 @@
+"""Texts with labels as batches of rows that are no longer than their longest text needs.
+
+A program is compiled for each length of a batch; `bucket` keeps them few.
+"""
+
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_gemma.generation import bucket
+from keras_gemma.models.text_batches import TextDataset
+
+# So many batches of texts are sorted by length at a time: enough for rows of equal lengths to meet,
+# few enough for each epoch to mix them anew.
+_WINDOW = 50
+
+
+class LabelledDataset(TextDataset):
+    """A user's `PyDataset` of `(texts, labels)`, seen through the preprocessor."""
+
+    def __getitem__(self, index):
+        batch = self.texts[index]
+        return self.preprocessor(*(batch if isinstance(batch, tuple) else (batch,)))
+
+
+class LabelledTexts(keras.utils.PyDataset):
+    """Texts held in memory, as batches of `(inputs, labels, weights)`; the last two may be `None`.
+
+    Args:
+        preprocessor: a `GemmaTextClassifierPreprocessor`.
+        texts: a list of them, or a tuple of lists, for texts of several parts.
+        labels: an array with one label a text.
+        weights: likewise.
+        batch_size: texts, or groups of them, in a batch.
+        order: `"given"`; `"by length"`, which takes the least time; or `"shuffled"`, which takes
+            little more, as texts of like length stand together.
+        group: so many neighbouring texts are never parted.
+    """
+
+    def __init__(
+        self,
+        preprocessor: Any,
+        texts: Any,
+        labels: Any = None,
+        weights: Any = None,
+        *,
+        batch_size: int = 32,
+        order: Literal["given", "by length", "shuffled"] = "given",
+        group: int = 1,
+    ):
+        super().__init__()
+        self.preprocessor, self.limit = preprocessor, preprocessor.sequence_length
+        self.rows = preprocessor.rows(texts)
+        self.beside = []
+        for name, column in (("labels", labels), ("weights", weights)):
+            column = None if column is None else np.asarray(column)
+            if column is not None and len(column) != len(self.rows):
+                raise ValueError(f"There are {len(self.rows)} texts and {len(column)} {name}.")
+            self.beside.append(column)
+        if not self.rows:
+            raise ValueError("There is no text.")
+        self.order, self.batch_size, self.group = order, batch_size, group
+        self.lengths = np.array([len(row) for row in self.rows]).reshape(-1, group).max(axis=1)
+        self.random = np.random.default_rng(np.random.randint(2**31))  # follows set_random_seed
+        self._arrange()
+        self.varies = order != "given" and len(set(self.widths)) > 1
+
+    @property
+    def num_batches(self):
+        return len(self.batches)
+
+    @property
+    def places(self):
+        """Where each row of the batches, one after the other, comes from."""
+        return np.concatenate([self._members(batch) for batch in self.batches])
+
+    def __getitem__(self, index):
+        chosen = self._members(self.batches[index])
+        width = self.widths[index] if self.varies else max(self.widths)
+        x = self.preprocessor.padded([self.rows[row] for row in chosen], width)
+        return keras.utils.pack_x_y_sample_weight(
+            x, *(None if column is None else column[chosen] for column in self.beside)
+        )
+
+    def on_epoch_end(self):
+        if self.order == "shuffled":
+            self._arrange()
+
+    def _members(self, batch):
+        return (batch[:, None] * self.group + np.arange(self.group)).ravel()
+
+    def _arrange(self):
+        size, count = self.batch_size, len(self.lengths)
+        order = np.arange(count)
+        if self.order == "by length":
+            order = np.argsort(self.lengths, kind="stable")
+        elif self.order == "shuffled":
+            order = self.random.permutation(count)
+            for start in range(0, count, size * _WINDOW):
+                window = order[start : start + size * _WINDOW]
+                window[:] = window[np.argsort(self.lengths[window], kind="stable")]
+        batches = [order[start : start + size] for start in range(0, count, size)]
+        if self.order == "shuffled":
+            self.random.shuffle(batches)
+        longest = [self.lengths[batch].max() for batch in batches]
+        if self.order != "given":
+            # The longest first: if it does not fit in memory, that shows at once. Then the shortest:
+            # from the first two batches Keras on TensorFlow concludes which sizes may change.
+            ends = [int(np.argmax(longest)), int(np.argmin(longest))][: len(batches)]
+            rest = [at for at in range(len(batches)) if at not in ends]
+            batches = [batches[at] for at in dict.fromkeys([*ends, *rest])]
+            longest = [self.lengths[batch].max() for batch in batches]
+        self.batches = batches
+        self.widths = [min(bucket(int(length)), self.limit) for length in longest]
