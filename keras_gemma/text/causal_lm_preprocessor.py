@@ -10,7 +10,7 @@ from keras_gemma.text.packing import Packed, one_per_row, pack
 from keras_gemma.text.preprocessor import Preprocessor, checked_length
 from keras_gemma.text.tokenizer import Gemma3Tokenizer, GemmaTokenizer
 from keras_gemma.text.tokenizer_inputs import flat_texts, is_tf_tensor
-from keras_gemma.text.training_rows import documents_of, next_token_batch, split_long
+from keras_gemma.text.training_rows import TOO_LONG, Tally, documents_of, next_token_batch
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
@@ -39,10 +39,13 @@ class GemmaCausalLMPreprocessor(Preprocessor):
         add_start_token: whether a row, and a prompt, begins with `<bos>`.
         add_end_token: whether a text ends with `<eos>`.
         pack: whether to lay the documents of a call end to end in rows, so that there are fewer of
-            them. `padding_mask` then holds segment numbers. A document longer than a row is split
-            instead of cut off; each part begins with `<bos>` and the last token of the part before.
+            them. `padding_mask` then holds segment numbers.
         control_tokens: whether control tokens in texts, prompts and responses to train on act. In
             messages they never do.
+        too_long: what becomes of a document that is longer than a row: `"cut"` off, as in KerasHub;
+            `"split"` into parts, each of which begins with `<bos>` and the last token of the part
+            before; `"drop"`ped; or an `"error"`. `None` is `"split"` with `pack`, else `"cut"`.
+            `fit` counts them and warns; so does `keras_gemma.data.show`.
     """
 
     preset_class = "GemmaCausalLMPreprocessor"  # KerasHub's name for it, as its files have it
@@ -53,7 +56,7 @@ class GemmaCausalLMPreprocessor(Preprocessor):
         "add_start_token": bool,
         "add_end_token": bool,
     }
-    own_options: ClassVar = {"pack": bool, "control_tokens": bool}
+    own_options: ClassVar = {"pack": bool, "control_tokens": bool, "too_long": str}
     ignored = Preprocessor.ignored | {
         "image_converter",
         "max_images_per_prompt",
@@ -68,6 +71,7 @@ class GemmaCausalLMPreprocessor(Preprocessor):
         add_end_token: bool = True,
         pack: bool = False,
         control_tokens: bool = True,
+        too_long: str | None = None,
         *,
         name: str = "gemma_causal_lm_preprocessor",
         **kwargs: Any,
@@ -75,6 +79,25 @@ class GemmaCausalLMPreprocessor(Preprocessor):
         super().__init__(tokenizer, sequence_length, name, **kwargs)
         self.add_start_token, self.add_end_token = add_start_token, add_end_token
         self.pack, self.control_tokens = pack, control_tokens
+        self.too_long = too_long
+
+    @property
+    def too_long(self) -> str | None:
+        """What becomes of a document longer than a row; may be set later, too."""
+        return self._too_long
+
+    @too_long.setter
+    def too_long(self, value: str | None):
+        if value is not None and value not in TOO_LONG:
+            raise ValueError(
+                f"too_long must be one of {', '.join(TOO_LONG)}, or None, not {value!r}."
+            )
+        self._too_long = value
+
+    @property
+    def policy(self) -> str:
+        """`too_long`, with what `None` stands for put in."""
+        return self.too_long or ("split" if self.pack else "cut")
 
     @property
     def first(self) -> list[int]:
@@ -114,18 +137,31 @@ class GemmaCausalLMPreprocessor(Preprocessor):
             from keras_gemma.text.graph_rows import training_rows
 
             return training_rows(self, x, length)
-        # A row has one token more than the model sees: the last one is only a label.
-        documents, weights, batched = documents_of(self, x, None if self.pack else length + 1)
-        batch = next_token_batch(*self.rows_of(documents, weights, length + 1))
-        return batch if batched or self.pack else _only_row(batch)
+        rows, batched, _ = self.training_rows(x, length)
+        batch = next_token_batch(*rows)
+        one_row = not batched and not self.pack and self.policy in ("cut", "error")
+        return _only_row(batch) if one_row else batch
+
+    def training_rows(self, x: Any, length: int | None = None, first_number: int = 0) -> tuple:
+        """What a call gives, before it is shifted to inputs and labels.
+
+        Args:
+            x: texts, pairs or conversations; no TensorFlow tensors.
+            length: T.
+            first_number: what the first document is called in messages.
+
+        Returns:
+            `(rows, batched, tally)`: `Packed` rows of T + 1 tokens (the last one is only a label),
+            whether `x` was more than one document, and the `Tally` of what was cut or left out.
+        """
+        row_length = _checked_length(length or self.sequence_length) + 1
+        documents, weights, batched, tally = documents_of(self, x, row_length, first_number)
+        return self.rows_of(documents, weights, row_length), batched, tally
 
     def rows_of(self, documents: list, weights: list, row_length: int) -> Packed:
         """Documents of ids in rows: packed, or each in a row of its own."""
-        pad_id = self.tokenizer.pad_token_id
-        if not self.pack:
-            return one_per_row(documents, row_length, weights, pad_id)
-        documents, weights = split_long(documents, weights, row_length, self.first)
-        return pack(documents, row_length, weights, pad_id)
+        lay = pack if self.pack else one_per_row
+        return lay(documents, row_length, weights, self.tokenizer.pad_token_id)
 
     # --- generation ---
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow
 
 from keras_gemma.text.graph_tokenizer import as_vector, with_ends
-from keras_gemma.text.training_rows import PAIR
+from keras_gemma.text.training_rows import PAIR, split_long
 
 tf: Any = tensorflow  # its stubs know neither ragged tensors nor what broadcasts
 
@@ -24,6 +24,12 @@ def training_rows(preprocessor: Any, x: Any, length: int) -> tuple[dict[str, Any
         raise TypeError(
             f"Got a dictionary of {sorted(x)}; from tf.data, texts or 'prompts' with 'responses' "
             "were awaited. Give conversations as Python lists."
+        )
+    if preprocessor.policy != ("split" if preprocessor.pack else "cut"):
+        raise ValueError(
+            f"In tf.data, texts too long are split where rows are packed, and cut elsewhere; not "
+            f"too_long={preprocessor.too_long!r} with pack={preprocessor.pack}. Give Python lists, "
+            "or what keras_gemma.data.read reads."
         )
     limit = None if preprocessor.pack else length + 1
     one = x["prompts"] if isinstance(x, Mapping) else x
@@ -115,6 +121,7 @@ def _packed(preprocessor, ids, weights, row_length):
     def rows_of(ids, weights, lengths):
         ends = np.cumsum(lengths)[:-1]
         parts = [[part.tolist() for part in np.split(flat, ends)] for flat in (ids, weights)]
+        parts = split_long(*parts, row_length, preprocessor.first)
         return tuple(preprocessor.rows_of(*parts, row_length))
 
     flat = [ids.flat_values, weights.flat_values, ids.row_lengths()]

@@ -74,7 +74,7 @@ class Preprocessor:
         config = {**self._values(self.options), "config_file": CONFIG_FILE}
         config["tokenizer"] = self.tokenizer.preset_config()
         record = bundle.serialized(self.preset_class, config)
-        own = self._values(self.own_options)
+        own = {name: v for name, v in self._values(self.own_options).items() if v is not None}
         return {**record, "keras_gemma": own} if own else record
 
     @classmethod
