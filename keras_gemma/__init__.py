@@ -18,7 +18,7 @@ if "keras" not in sys.modules:
         choose_backend()
 
 if TYPE_CHECKING:
-    from keras_gemma import constraints, models, optimizers, samplers
+    from keras_gemma import constraints, data, models, optimizers, samplers
     from keras_gemma.config import GemmaConfig
     from keras_gemma.models import (
         Chat,
@@ -66,7 +66,7 @@ _HOMES = {
     "export_checkpoint": "models",
     "upload_preset": "presets.upload",
 }
-_MODULES = ("constraints", "models", "optimizers", "samplers")
+_MODULES = ("constraints", "data", "models", "optimizers", "samplers")
 
 __all__ = [
     "Chat",
@@ -90,6 +90,7 @@ __all__ = [
     "GemmaTokenizer",
     "__version__",
     "constraints",
+    "data",
     "export_checkpoint",
     "models",
     "optimizers",

@@ -1,6 +1,7 @@
 """The model people hold: text in, text out; trained with `fit`."""
 
 import contextlib
+import types
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ from keras_gemma.generation import CACHES
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.cross_entropy import Head
 from keras_gemma.models.draft import check_draft
-from keras_gemma.models.fit_data import is_text, is_tf_dataset, split, to_batches
+from keras_gemma.models.fit_data import is_text, is_tf_dataset, split, to_batches, warn_of_losses
 from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
@@ -161,7 +162,12 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         validation = kwargs.pop("validation_data", None)
         if validation is not None:
             kwargs["validation_data"] = self._batches_of(validation, batch_size)
-        x = to_batches(x, self.preprocessor, batch_size, shuffle)
+        steps = kwargs.get("steps_per_epoch")
+        x = to_batches(x, self.preprocessor, batch_size, shuffle, steps)
+        if isinstance(x, types.GeneratorType):  # Keras warns that it can't shuffle one
+            kwargs["shuffle"] = False
+        self.data_report = getattr(x, "report", None)
+        warn_of_losses(x)
         if self._generation_engine is not None:  # a plan would be old after one step
             self._generation_engine.forget()
         return super().fit(x, y, batch_size=_unless_batched(x, batch_size), epochs=epochs, **kwargs)
@@ -243,4 +249,5 @@ def _unchanged(logits):
 
 def _unless_batched(x, batch_size):
     """Keras refuses a batch size beside data that brings its own batches."""
-    return None if isinstance(x, keras.utils.PyDataset) or is_tf_dataset(x) else batch_size
+    batched = isinstance(x, (keras.utils.PyDataset, types.GeneratorType)) or is_tf_dataset(x)
+    return None if batched else batch_size

@@ -10,7 +10,7 @@ from keras_gemma.text.packing import Packed, one_per_row, pack
 from keras_gemma.text.preprocessor import Preprocessor, checked_length
 from keras_gemma.text.tokenizer import Gemma3Tokenizer, GemmaTokenizer
 from keras_gemma.text.tokenizer_inputs import flat_texts, is_tf_tensor
-from keras_gemma.text.training_rows import TOO_LONG, Tally, documents_of, next_token_batch
+from keras_gemma.text.training_rows import TOO_LONG, documents_of, next_token_batch
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")

@@ -35,7 +35,7 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Count on."""
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(Tally):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
         del self.examples[MOST_EXAMPLES:]
 

@@ -128,7 +128,8 @@ def test_a_new_sequence_length_is_used_by_the_next_fit(tokenizer):
     model = make(tokenizer)
     model.preprocessor.sequence_length = 12
     assert model.preprocessor(TEXTS)[1].shape == (5, 12)
-    model.fit(TEXTS, batch_size=5, verbose=0)
+    with pytest.warns(UserWarning, match="1 of 5 documents were longer than a row and were cut"):
+        model.fit(TEXTS, batch_size=5, verbose=0)
 
 
 def test_bfloat16_weights_move_and_keras_adam_is_warned_of(tokenizer):
