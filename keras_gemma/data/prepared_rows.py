@@ -33,6 +33,7 @@ class DataReport(Tally):
     row_length: int = 0  # T
     tokens: int = 0
     labels: int = 0  # tokens that count for the loss
+    is_told: bool = False  # whether a warning of what is lost was given
 
     @property
     def fill(self) -> float:

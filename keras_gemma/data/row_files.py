@@ -140,7 +140,7 @@ def parse_json(text: str) -> Any:
         ValueError: saying what is wrong, and at which column.
     """
     try:
-        value = _DECODER.decode(text)
+        value = _DECODER.decode(text.rstrip())
         if "\\ud" in text or "\\uD" in text:  # the only way for half a character to come in
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:

@@ -59,9 +59,8 @@ def show(data: Any, model: Any, rows: int = 3, file: IO[str] | None = None) -> N
 
 def runs_of(prepared: PreparedRows, number: int, tokenizer: Any) -> Iterator[Run]:
     """A row, cut where a document, a weight, or a control token begins."""
-    token_ids, segments, weights = (part[0] for part in prepared.packed([number]))
-    _, _, label_weights = prepared[[number]]
-    counts = np.append(0, label_weights[0])  # the first token is never a label
+    token_ids, segments, _ = (part[0] for part in prepared.packed([number]))
+    counts = np.append(0, prepared[[number]][2][0])  # weights of labels; the first token is none
     names = {index: name for name, index in tokenizer.control_tokens.items()}
 
     def kind(place):

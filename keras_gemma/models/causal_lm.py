@@ -145,8 +145,11 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs: Any):
         """Train on texts, `{"prompts", "responses"}`, conversations, or batches of integers.
 
-        As `keras.Model.fit`. Lists, `tf.data` and `PyDataset` of text go through the
-        preprocessor; arrays and data sets of `(inputs, labels, weights)` pass as they are.
+        As `keras.Model.fit`. Texts as lists, columns, records of `keras_gemma.data.read`, a `Path`,
+        `tf.data`, `PyDataset`, Grain, data loaders and generators go through the preprocessor;
+        arrays and data sets of `(inputs, labels, weights)` pass as they are. A generator of texts is
+        read to its end first, unless `steps_per_epoch` says how much of it an epoch takes. What
+        became of the data is then in `data_report`; a warning says what is cut or left out.
         """
         self._warn_of_standstill()
         # A `tf.data.Dataset` comes in an order of its own; Keras warns of the default.
@@ -161,31 +164,32 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
                 x, kwargs["validation_data"] = split(x, share)
         validation = kwargs.pop("validation_data", None)
         if validation is not None:
-            kwargs["validation_data"] = self._batches_of(validation, batch_size)
+            steps = kwargs.get("validation_steps")
+            kwargs["validation_data"] = self._batches_of(validation, batch_size, steps)
         steps = kwargs.get("steps_per_epoch")
         x = to_batches(x, self.preprocessor, batch_size, shuffle, steps)
         if isinstance(x, types.GeneratorType):  # Keras warns that it can't shuffle one
             kwargs["shuffle"] = False
         self.data_report = getattr(x, "report", None)
-        warn_of_losses(x)
+        warn_of_losses(self.data_report)
         if self._generation_engine is not None:  # a plan would be old after one step
             self._generation_engine.forget()
         return super().fit(x, y, batch_size=_unless_batched(x, batch_size), epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs: Any):
         """Loss, accuracy and perplexity on held-out data, given as to `fit`."""
-        x = to_batches(x, self.preprocessor, batch_size)
+        x = to_batches(x, self.preprocessor, batch_size, steps=kwargs.get("steps"))
         return super().evaluate(x, y, batch_size=_unless_batched(x, batch_size), **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs: Any):
         """Logits of texts or of batches of integers, as `keras.Model.predict`."""
-        x = to_batches(x, self.preprocessor, batch_size)
+        x = to_batches(x, self.preprocessor, batch_size, steps=kwargs.get("steps"))
         return super().predict(x, batch_size=_unless_batched(x, batch_size), **kwargs)
 
-    def _batches_of(self, validation, batch_size):
+    def _batches_of(self, validation, batch_size, steps=None):
         if isinstance(validation, tuple) and len(validation) == 1:
             validation = validation[0]
-        return to_batches(validation, self.preprocessor, batch_size)
+        return to_batches(validation, self.preprocessor, batch_size, steps=steps)
 
     @property
     def metrics(self):

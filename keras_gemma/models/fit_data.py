@@ -48,7 +48,9 @@ def to_batches(x, preprocessor, batch_size=None, shuffle=False, steps=None):
     if is_tf_dataset(x):
         return x.map(_needed(preprocessor)) if _spec_is_text(x.element_spec) else x
     if isinstance(x, keras.utils.PyDataset):
-        return TextDataset(x, _needed(preprocessor)) if is_text(features(x[0])) else x
+        if not is_text(features(x[0])):
+            return x
+        return TextDataset(x, _batch_by_batch(_needed(preprocessor)))
     if is_text(x):
         records = as_records(x)
         return _prepared(records, preprocessor, batch_size or 32, shuffle, records.skipped)
@@ -56,7 +58,7 @@ def to_batches(x, preprocessor, batch_size=None, shuffle=False, steps=None):
         return x
     first, items = _peek(x)
     if not is_text(features(first)):
-        return items if isinstance(x, Iterator) else x
+        return (item for item in items) if isinstance(x, Iterator) else x
     batch_size = batch_size or (None if is_one(first) else len(_rows_in(first))) or 32
     if steps is None:
         return _prepared(_rows(items), preprocessor, batch_size, shuffle)
@@ -75,10 +77,10 @@ def split(texts, share):
     return texts.part(0, first), texts.part(first, len(texts))
 
 
-def warn_of_losses(batches: Any) -> None:
-    """Warn, in one sentence for each kind, of what of the data does not count."""
-    report = getattr(batches, "report", None)
-    if isinstance(report, DataReport) and (losses := report.losses()):
+def warn_of_losses(report: DataReport | None) -> None:
+    """Warn, in a sentence for each kind, of what of the data does not count; once of a report."""
+    if report is not None and not report.is_told and (losses := report.losses()):
+        report.is_told = True
         warnings.warn(
             " ".join(losses) + " `keras_gemma.data.show` shows which; the preprocessor's "
             "sequence_length and too_long say what becomes of long ones.",
@@ -91,8 +93,10 @@ def warn_of_losses(batches: Any) -> None:
 
 def _is_stream(x):
     """Iterators and data loaders; no arrays, tensors and tables, which can be iterated, too."""
-    plain = isinstance(x, (Mapping, Sequence)) or hasattr(x, "shape")
-    return not plain and isinstance(x, Iterable)
+    is_table = hasattr(x, "shape") and not hasattr(
+        x, "column_names"
+    )  # one of `datasets` gives rows
+    return isinstance(x, Iterable) and not isinstance(x, (Mapping, Sequence)) and not is_table
 
 
 def _peek(items):
@@ -123,25 +127,42 @@ def _rows(items):
 
 
 def _endless(x, items, preprocessor, batch_size):
-    """Batches of a stream as they come; begun anew where it ends and can be."""
-    report = DataReport(row_length=preprocessor.sequence_length)
+    """Batches of a stream as they come; begun anew where it ends, if it can be."""
+    report = DataReport(row_length=preprocessor.sequence_length, too_long=preprocessor.policy)
+    waiting = None
     while True:
-        left = None
         for rows in windows(_rows(items), preprocessor, report):
-            parts = [np.concatenate(pair) for pair in zip(left, rows)] if left else rows
+            warn_of_losses(report)
+            parts = [np.concatenate(pair) for pair in zip(waiting, rows)] if waiting else rows
             whole = len(parts[0]) // batch_size * batch_size
             for at in range(0, whole, batch_size):
                 yield next_token_batch(*(part[at : at + batch_size] for part in parts))
-            left = [part[whole:] for part in parts]
+            waiting = [part[whole:] for part in parts]
         if isinstance(x, Iterator):
-            return
+            break
         items = x
+    if waiting and len(waiting[0]):
+        missing = [(0, batch_size - len(waiting[0])), (0, 0)]
+        yield next_token_batch(*(np.pad(part, missing) for part in waiting))
 
 
 def _prepared(texts, preprocessor, batch_size, shuffle, skipped=0):
     rows = PreparedRows(texts, _needed(preprocessor), skipped)
     rows.report.check()
     return TextBatches(rows, batch_size, shuffle)
+
+
+def _batch_by_batch(preprocessor):
+    """A function from a batch of rows to one of integers; it warns once of what it cuts."""
+    report = DataReport(row_length=preprocessor.sequence_length, too_long=preprocessor.policy)
+
+    def prepare(batch):
+        rows, _, tally = preprocessor.training_rows(list(_rows([batch])))
+        report.add(tally)
+        warn_of_losses(report)
+        return next_token_batch(*report.count(rows))
+
+    return prepare
 
 
 def _needed(preprocessor):

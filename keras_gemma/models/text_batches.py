@@ -5,18 +5,18 @@ import numpy as np
 
 
 class TextDataset(keras.utils.PyDataset):
-    """A user's `PyDataset` of text batches, seen through the preprocessor."""
+    """A user's `PyDataset` of text batches, each seen through `prepare`."""
 
-    def __init__(self, texts: keras.utils.PyDataset, preprocessor):
+    def __init__(self, texts: keras.utils.PyDataset, prepare):
         super().__init__(workers=texts.workers, use_multiprocessing=False)
-        self.texts, self.preprocessor = texts, preprocessor
+        self.texts, self.prepare = texts, prepare
 
     @property
     def num_batches(self):
         return self.texts.num_batches
 
     def __getitem__(self, index):
-        return self.preprocessor(features(self.texts[index]))
+        return self.prepare(self.texts[index])
 
     def on_epoch_begin(self):
         self.texts.on_epoch_begin()

@@ -4,6 +4,7 @@ The same as `GemmaCausalLMPreprocessor` makes in Python; imported when TensorFlo
 B rows, T tokens in a row.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,9 @@ def _texts(preprocessor, texts, limit):
     graph = preprocessor.tokenizer.graph
     ids = graph.ids(as_vector(texts), preprocessor.control_tokens)
     if limit:
-        ids = ids[:, : max(limit - len(first) - len(last), 0)]
+        room = max(limit - len(first) - len(last), 0)
+        with _warning_of_more_than(room, ids.row_lengths()):
+            ids = ids[:, :room]
     ids = with_ends(ids, first, last)
     return ids, tf.ones_like(ids, tf.float32)
 
@@ -101,10 +104,26 @@ def _pairs(preprocessor, x, limit):
         kept = tf.minimum(
             prompts.row_lengths(), tf.maximum(room - responses.row_lengths(), (room + 1) // 2)
         )
-        prompts, responses = _cut(prompts, kept), _cut(responses, room - kept)
+        with _warning_of_more_than(room, prompts.row_lengths() + responses.row_lengths()):
+            prompts, responses = _cut(prompts, kept), _cut(responses, room - kept)
     prompts, responses = with_ends(prompts, first, []), with_ends(responses, [], last)
     parts = tf.zeros_like(prompts, tf.float32), tf.ones_like(responses, tf.float32)
     return tf.concat([prompts, responses], 1), tf.concat(parts, 1)
+
+
+def _warning_of_more_than(room, lengths):
+    """What is computed under it is preceded by a warning where a text is cut."""
+
+    def warn(cut, total):
+        if cut:
+            warnings.warn(
+                f"{cut} of the {total} texts of a batch were longer than a row and were cut off. "
+                "Raise the preprocessor's sequence_length.",
+                stacklevel=2,
+            )
+
+    cut = tf.math.count_nonzero(lengths > tf.cast(room, lengths.dtype))
+    return tf.control_dependencies([tf.numpy_function(warn, [cut, tf.size(lengths)], [])])
 
 
 def _cut(rows, lengths):

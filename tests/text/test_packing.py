@@ -1,8 +1,11 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from keras_gemma.text import pack
 from keras_gemma.text.packing import one_per_row
+from keras_gemma.text.training_rows import split_long
 
 pytestmark = pytest.mark.once
 
@@ -71,3 +74,27 @@ def test_no_documents_make_no_rows():
 def test_a_row_must_hold_something(row_length):
     with pytest.raises(ValueError, match="at least 1"):
         pack([[1]], row_length)
+
+
+def test_rows_depend_on_nothing_but_the_documents():
+    documents = drawn(300, 60)
+    arrays = [np.array(document, np.int32) for document in documents]
+    for again in (documents, arrays):
+        for a, b in zip(pack(documents, 64), pack(again, 64)):
+            assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("length", [3, 4, 7, 40])
+def test_long_documents_are_split_with_every_token_a_label_once(length):
+    documents, first = [[2, *range(5, 5 + n)] for n in (1, 9, 30, 100)], [2]
+    weights = [[0, *([1.5] * (len(document) - 1))] for document in documents]
+    parts, part_weights = split_long(documents, weights, length, first)
+    assert max(map(len, parts)) <= length and all(part[0] == 2 for part in parts)
+    labels = [
+        (part[at - 1], part[at])
+        for part, row in zip(parts, part_weights)
+        for at in range(1, len(part))
+        if row[at]
+    ]
+    # The token before each label is the one that stood before it, the first of a document aside.
+    assert labels == [pair for document in documents for pair in pairwise(document)]
