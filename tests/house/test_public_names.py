@@ -50,7 +50,8 @@ def test_samplers_have_the_names_of_keras_hub(name):
 
 @pytest.mark.parametrize(
     "module",
-    ["models", "samplers", "optimizers", "constraints", "layers", "text", "generation", "presets"],
+    ["models", "samplers", "optimizers", "constraints", "data", "layers", "text", "generation"]
+    + ["presets"],
 )
 def test_all_lists_are_true(module):
     module = importlib.import_module(f"keras_gemma.{module}")
