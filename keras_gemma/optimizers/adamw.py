@@ -1,19 +1,24 @@
 """AdamW (arXiv 1711.05101) that trains weights of any dtype."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from keras_gemma.optimizers import in_place
+from keras_gemma.optimizers.base import Float32Optimizer
+
+STATE_DTYPES = ("float32", "bfloat16")
+
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class AdamW(keras.optimizers.Optimizer):
-    """PyTorch's AdamW, with state and update in float32 whatever the weights are.
+class AdamW(Float32Optimizer):
+    """PyTorch's AdamW, with an update in float32 whatever the weights are.
 
     The state of Keras's own Adam has the dtype of the weights: in bfloat16, `beta_2=0.999` rounds
-    to 1 and the weights never move. Here gradients are cast to float32 first, so that clipping,
-    accumulation and the update see whole numbers, and only the new weight is rounded.
+    to 1 and the weights never move. Here everything is computed in float32, and only the new numbers
+    are rounded: bfloat16 ones by chance, so that steps too small for them add up nevertheless.
 
     Args:
         learning_rate: a number, or a `keras.optimizers.schedules.LearningRateSchedule`.
@@ -21,11 +26,13 @@ class AdamW(keras.optimizers.Optimizer):
         beta_1: memory of the mean of the gradients.
         beta_2: memory of the mean of their squares.
         epsilon: added to the root of the corrected mean of squares.
-        **kwargs: as in `keras.optimizers.Optimizer`: `global_clipnorm`, `use_ema`,
-            `gradient_accumulation_steps`, ...
+        state_dtype: `"float32"`, 8 bytes for each weight; or `"bfloat16"`, 4 bytes.
+        **kwargs: as in `Float32Optimizer` (`schedule`, `warmup`, `stochastic_rounding`, `seed`) and
+            `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: a beta outside [0, 1), a negative epsilon or decay.
+        ValueError: a beta outside [0, 1), a negative epsilon or decay, a learning rate that is
+            negative or no finite number.
 
     >>> optimizer = AdamW(1e-3, weight_decay=0.1, global_clipnorm=1.0)
     >>> weight = keras.Variable([1.0, 2.0], dtype="bfloat16")
@@ -41,6 +48,8 @@ class AdamW(keras.optimizers.Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
+        *,
+        state_dtype: str = "float32",
         name: str = "adamw",
         **kwargs: Any,
     ):
@@ -48,46 +57,51 @@ class AdamW(keras.optimizers.Optimizer):
             if not 0 <= beta < 1:
                 raise ValueError(f"{key} must be in [0, 1), not {beta!r}.")
         for key, value in (("epsilon", epsilon), ("weight_decay", weight_decay or 0)):
-            if value < 0:
+            if not value >= 0:
                 raise ValueError(f"{key} must not be negative, but is {value!r}.")
-        if isinstance(learning_rate, int):
-            learning_rate = float(learning_rate)
+        if state_dtype not in STATE_DTYPES:
+            raise ValueError(
+                f"state_dtype must be one of {', '.join(STATE_DTYPES)}, not {state_dtype!r}."
+            )
         super().__init__(learning_rate, weight_decay=weight_decay or 0.0, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.state_dtype = state_dtype
 
     def build(self, variables):
         if self.built:
             return
         super().build(variables)
+        self._slot_dtype = self.state_dtype
         self._momentums, self._velocities = self.add_optimizer_variables(
             variables, ["momentum", "velocity"]
         )
 
-    def add_variable(self, shape, initializer="zeros", dtype=None, **kwargs):
-        # Keras asks for the dtype of the weight; every slot passes here, with its layout.
-        return super().add_variable(shape, initializer, "float32", **kwargs)
-
-    def _backend_apply_gradients(self, grads, trainable_variables):
-        # Dense, too: TensorFlow hands over the gradient of a lookup as slices.
-        grads = [ops.cast(ops.convert_to_tensor(g), "float32") for g in grads]
-        super()._backend_apply_gradients(grads, trainable_variables)
-
-    def _apply_weight_decay(self, variables):
-        """Decay is part of the update, in float32; a step before it would round twice."""
-
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        mean, square = self._momentums[index], self._velocities[index]
-        rate = ops.cast(learning_rate, "float32")
-        step = ops.cast(self.iterations + 1, "float32")
-        self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
-        self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
-        root = ops.sqrt(square / _correction(self.beta_2, step)) + self.epsilon
-        # A weight of Keras, not of TensorFlow: that is what excluded names are compared with.
-        decay = self.weight_decay * self._use_weight_decay(self._trainable_variables[index])
-        value = ops.cast(variable, "float32") * (1 - rate * decay)
-        value = value - rate / _correction(self.beta_1, step) * (mean / root)
-        self.assign(variable, ops.cast(value, variable.dtype))
+        slots = [variable, self._momentums[index], self._velocities[index]]
+        numbers = self._numbers(index, learning_rate)
+        if in_place.adamw(self, *slots, gradient, self._gradient_scale, numbers):
+            return
+
+        def formula(places, weight, mean, square, gradient):
+            old = weight, mean, square
+            new = numbers.step_of(*(ops.cast(x, "float32") for x in old), self.scaled(gradient))
+            return [
+                self.rounded(x, was.dtype, index, slot, places)
+                for slot, (x, was) in enumerate(zip(new, old))
+            ]
+
+        in_place.replace(self, formula, slots, [gradient])
+
+    def _numbers(self, index, learning_rate):
+        return AdamWNumbers(
+            rate=ops.cast(learning_rate, "float32"),
+            step=ops.cast(self.iterations + 1, "float32"),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            decay=self.decay_of(index),
+        )
 
     def get_config(self):
         return {
@@ -95,7 +109,28 @@ class AdamW(keras.optimizers.Optimizer):
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
+            "state_dtype": self.state_dtype,
         }
+
+
+class AdamWNumbers(NamedTuple):
+    """What one update of a weight by AdamW takes beside its tensors; rate and step are scalar tensors."""
+
+    rate: Any
+    step: Any
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    decay: float
+
+    def step_of(self, weight: Any, mean: Any, square: Any, gradient: Any) -> tuple[Any, Any, Any]:
+        """The formula, from float32 to float32: new weight, mean and mean of squares."""
+        mean = mean + (gradient - mean) * (1 - self.beta_1)
+        square = square + (ops.square(gradient) - square) * (1 - self.beta_2)
+        root = ops.sqrt(square / _correction(self.beta_2, self.step)) + self.epsilon
+        weight = weight * (1 - self.rate * self.decay)
+        weight = weight - self.rate / _correction(self.beta_1, self.step) * (mean / root)
+        return weight, mean, square
 
 
 def _correction(beta, step):

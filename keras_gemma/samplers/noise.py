@@ -9,10 +9,7 @@ B rows, C candidates, V vocabulary.
 import numpy as np
 from keras import ops
 
-# The 32-bit mixer "lowbias32" of the Hash Prospector (bias 0.17, measured there), and the golden
-# ratio times 2**32, which spreads consecutive numbers.
-_MULTIPLIERS = 0x7FEB352D, 0x846CA68B - 2**32
-_GOLDEN = 0x9E3779B9 - 2**32
+from keras_gemma.random_bits import GOLDEN, MULTIPLIERS, random_bits
 
 
 def gumbel_noise(seeds_B, counters_B, width: int):
@@ -35,10 +32,7 @@ def gumbel_noise(seeds_B, counters_B, width: int):
 def noise_of(seeds_B, counters_B, ids_BC):
     """The same noise for the tokens `ids_BC` only: int32 (rows, candidates), rows may be 1."""
     seeds_B, counters_B = (ops.cast(x, "int32") for x in (seeds_B, counters_B))
-    # Two keys of 32 bits: with one, rows whose keys differ little would share their numbers.
-    key_B = _mix(seeds_B + _mix(counters_B + _GOLDEN) * _GOLDEN)
-    other_B = _mix(key_B ^ _mix(counters_B + seeds_B * _GOLDEN))
-    bits_BC = _mix(_mix(ids_BC ^ key_B[:, None]) + other_B[:, None])
+    bits_BC = random_bits(seeds_B, counters_B, ids_BC)
     # 31 bits as a float keep 24 of them wherever they lie: small numbers, which make the largest
     # noise, stay fine enough that 256,000 tokens don't tie.
     uniform_BC = (ops.cast(bits_BC & 0x7FFFFFFF, "float32") + 0.5) * 2.0**-31
@@ -51,21 +45,8 @@ def row_seeds(seed: int, rows: int) -> list[int]:
     >>> row_seeds(7, 3)
     [7, 1071229915, 1218197195]
     """
-    numbers = np.arange(rows, dtype="uint32") * np.uint32(_GOLDEN % 2**32) + np.uint32(seed % 2**31)
-    for shift, multiplier in zip((16, 15), _MULTIPLIERS):
+    numbers = np.arange(rows, dtype="uint32") * np.uint32(GOLDEN % 2**32) + np.uint32(seed % 2**31)
+    for shift, multiplier in zip((16, 15), MULTIPLIERS):
         numbers = (numbers ^ (numbers >> np.uint32(shift))) * np.uint32(multiplier % 2**32)
     numbers = (numbers ^ (numbers >> np.uint32(16))) & np.uint32(0x7FFFFFFF)
     return [seed % 2**31, *numbers[1:].tolist()][:rows]
-
-
-def _mix(x):
-    """Every bit of an int32 into every other. Products wrap around on all backends."""
-    first, second = _MULTIPLIERS
-    x = (x ^ _shift(x, 16)) * first
-    x = (x ^ _shift(x, 15)) * second
-    return x ^ _shift(x, 16)
-
-
-def _shift(x, bits):
-    """Right, filling with zeros: the shift of a signed number fills with its sign."""
-    return ops.right_shift(x, bits) & ((1 << (32 - bits)) - 1)

@@ -1,0 +1,144 @@
+"""New numbers in the place of old ones, with as little memory beside them as each backend allows.
+
+Inside a program of XLA a formula over whole arrays is one pass that makes no array in between.
+PyTorch makes one of each operation: there it runs over pieces that stay in the processor's cache
+(41 million weights by AdamW's formula on one core: 2.5 s whole, 0.6 s in pieces).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+# Numbers in a piece: 128 KiB of float32 on a CPU; on a GPU so many that starting a kernel takes
+# less than running it.
+_ON_CPU, _ON_DEVICE = 2**15, 2**24
+
+
+def replace(
+    optimizer: Any, formula: Callable, targets: list, inputs: list, rows: int | None = None
+) -> None:
+    """Give `targets` the numbers that `formula(places, *targets, *inputs)` returns.
+
+    Args:
+        optimizer: whose `assign` writes, where writing takes an operation.
+        formula: from number to number or within a row, for it may see some rows only. `places()`
+            is where each number of the first target stands in it, as int32.
+        targets: variables.
+        inputs: tensors. All of both have the same first axis,
+        rows: or, where given, so many numbers that they are seen as so many rows.
+    """
+    if _may_write(optimizer):
+        for places, views in _pieces([*targets, *inputs], rows):
+            for view, new in zip(views, formula(places, *views)):
+                view.copy_(new)
+        return
+    tensors = [ops.convert_to_tensor(t) for t in (*targets, *inputs)]
+    if rows:
+        tensors = [ops.reshape(t, (rows, -1)) for t in tensors]
+    shape, size = tensors[0].shape, _size(tensors[0])
+    new = formula(lambda: ops.reshape(ops.arange(size, dtype="int32"), shape), *tensors)
+    for target, value in zip(targets, new):
+        optimizer.assign(target, ops.reshape(value, target.shape))
+
+
+def adamw(
+    optimizer: Any, weight: Any, mean: Any, square: Any, gradient: Any, scale: Any, numbers: Any
+) -> bool:
+    """AdamW's update by PyTorch's own kernel, five times as fast; false where there is none.
+
+    Args:
+        scale: what the gradient is multiplied by, or `None`.
+        numbers: `AdamWNumbers`.
+    """
+    tensors = [weight, mean, square, gradient]
+    alike = {keras.backend.standardize_dtype(t.dtype) for t in tensors} == {"float32"}
+    if not (alike and _may_write(optimizer) and gradient.device.type in ("cpu", "cuda")):
+        return False
+    import torch
+
+    kernel = torch._fused_adamw_  # pyright: ignore[reportPrivateImportUsage]  # as torch.optim does
+    for _, (*slots, given) in _pieces(tensors, None):
+        kernel(
+            [slots[0]],
+            [given.contiguous() if scale is None else given * scale],
+            [slots[1]],
+            [slots[2]],
+            [],
+            [numbers.step],
+            lr=numbers.rate,
+            beta1=numbers.beta_1,
+            beta2=numbers.beta_2,
+            weight_decay=numbers.decay,
+            eps=numbers.epsilon,
+            amsgrad=False,
+            maximize=False,
+        )
+    return True
+
+
+def is_bfloat16(dtype: Any) -> bool:
+    """Whether a backend's dtype, or its name, is that one."""
+    return keras.backend.standardize_dtype(dtype) == "bfloat16"
+
+
+def sum_of_squares(tensor: Any) -> Any:
+    """A float32 scalar, without an array of squares."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.linalg.vector_norm(tensor, dtype=torch.float32) ** 2
+    return ops.sum(ops.square(ops.cast(tensor, "float32")))
+
+
+def only_if(condition: Any, update: Callable, variables: list) -> None:
+    """Run `update` where a boolean scalar holds; `variables` are all that it reads or assigns to."""
+    if keras.backend.backend() != "jax":
+        ops.cond(condition, update, lambda: None)
+        return
+
+    def updated():
+        with keras.StatelessScope([(v, v.value) for v in variables]) as scope:
+            update()
+        return [scope.get_current_value(v) for v in variables]
+
+    values = ops.cond(condition, updated, lambda: [v.value for v in variables])
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+
+
+def _may_write(optimizer):
+    """Whether tensors are memory that operations write into, and belong to the optimizer."""
+    return keras.backend.backend() == "torch" and not optimizer.is_stateless
+
+
+def _pieces(tensors, rows) -> Iterator[tuple[Callable, list]]:
+    """PyTorch's tensors cut along their first axis: where the numbers stand, and views of them."""
+    import torch
+
+    # Detached: a weight that is trained may not be written into otherwise.
+    tensors = [torch.atleast_1d(ops.convert_to_tensor(t).detach()) for t in tensors]
+    if rows:
+        tensors = [t.view(rows, -1) for t in tensors]
+    first = tensors[0]
+    width = max(1, first[:1].numel())
+    step = max(1, (_ON_CPU if first.device.type == "cpu" else _ON_DEVICE) // width)
+    for start in range(0, first.shape[0], step):
+        views = [t[start : start + step] for t in tensors]
+        yield _places(views[0], start * width), views
+
+
+def _places(view, start):
+    def places():
+        numbers = ops.arange(start, start + view.numel(), dtype="int32")
+        return numbers.view(view.shape)
+
+    return places
+
+
+def _size(tensor):
+    size = 1
+    for axis in tensor.shape:
+        size *= axis
+    return size
