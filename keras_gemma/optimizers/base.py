@@ -76,20 +76,20 @@ class Float32Optimizer(keras.optimizers.Optimizer):
         sums = [
             self._accumulated_gradients[self._get_variable_index(v)] for v in trainable_variables
         ]
+        place = self._iterations % self.gradient_accumulation_steps
         weight = ops.cast(self._micro_batch_weight, "float32")
-        for sum_, gradient in zip(sums, grads):
-            in_place.replace(self, _plus(weight), [sum_], [gradient])
-        self._sum_of_weights.assign_add(weight)
-        is_last = (self._iterations + 1) % self.gradient_accumulation_steps == 0
-        touched = [*trainable_variables, *self.variables]
-        in_place.only_if(is_last, lambda: self._update_by_sums(sums, trainable_variables), touched)
+        for sum_, gradient in zip([*sums, self._sum_of_weights], [*grads, ops.ones(())]):
+            in_place.accumulate(self, sum_, gradient, weight, place == 0)
+        in_place.only_if(
+            place == self.gradient_accumulation_steps - 1,
+            lambda: self._update_by_sums(sums, trainable_variables),
+            [*trainable_variables, *self.variables],
+        )
 
     def _update_by_sums(self, sums, trainable_variables):
         whole = ops.convert_to_tensor(self._sum_of_weights)
         share = ops.where(whole > 0, 1 / ops.where(whole > 0, whole, 1.0), 0.0)
         self._update([ops.convert_to_tensor(s) for s in sums], trainable_variables, share)
-        for variable in (*sums, self._sum_of_weights):
-            in_place.replace(self, _zeros, [variable], [])
 
     def _update(self, gradients, variables, scale=None):
         if self.global_clipnorm:
@@ -169,14 +169,5 @@ def _float32(x):
     return ops.cast(x, "float32")
 
 
-def _plus(weight):
-    # Where nothing counts, a mean is 0/0.
-    return lambda _, sum_, x: (sum_ + ops.where(weight > 0, weight * _float32(x), 0.0),)
-
-
 def _towards(share):
     return lambda _, average, x: (average + share * (_float32(x) - average),)
-
-
-def _zeros(_, x):
-    return (ops.zeros_like(x),)

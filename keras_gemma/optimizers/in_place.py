@@ -11,9 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
-# Numbers in a piece: 128 KiB of float32 on a CPU; on a GPU so many that starting a kernel takes
-# less than running it.
-_ON_CPU, _ON_DEVICE = 2**15, 2**24
+# Numbers in a piece: 128 KiB of float32 on a CPU, more where a kernel goes through them once; on a
+# GPU so many that starting a kernel takes less than running it.
+_PIECE, _KERNEL_PIECE, _GPU_PIECE = 2**15, 2**18, 2**24
 
 
 def replace(
@@ -30,7 +30,7 @@ def replace(
         rows: or, where given, so many numbers that they are seen as so many rows.
     """
     if _may_write(optimizer):
-        for places, views in _pieces([*targets, *inputs], rows):
+        for places, views in _pieces([*targets, *inputs], _PIECE, rows):
             for view, new in zip(views, formula(places, *views)):
                 view.copy_(new)
         return
@@ -59,7 +59,7 @@ def adamw(
     import torch
 
     kernel = torch._fused_adamw_  # pyright: ignore[reportPrivateImportUsage]  # as torch.optim does
-    for _, (*slots, given) in _pieces(tensors, None):
+    for _, (*slots, given) in _pieces(tensors, _KERNEL_PIECE):
         kernel(
             [slots[0]],
             [given.contiguous() if scale is None else given * scale],
@@ -76,6 +76,22 @@ def adamw(
             maximize=False,
         )
     return True
+
+
+def accumulate(optimizer: Any, total: Any, x: Any, weight: Any, is_first: Any) -> None:
+    """`total + weight * x`, or `weight * x` where it is the first; what weighs nothing may be NaN.
+
+    A total that was emptied after use instead would be written twice, and on XLA copied.
+    """
+    if _may_write(optimizer):
+        total = total.value.detach()
+        if is_first:
+            total.zero_()
+        if weight > 0:
+            total.add_(x.detach(), alpha=float(weight))
+        return
+    more = ops.where(weight > 0, weight * ops.cast(x, "float32"), 0.0)
+    optimizer.assign(total, ops.where(is_first, 0.0, ops.convert_to_tensor(total)) + more)
 
 
 def is_bfloat16(dtype: Any) -> bool:
@@ -113,7 +129,7 @@ def _may_write(optimizer):
     return keras.backend.backend() == "torch" and not optimizer.is_stateless
 
 
-def _pieces(tensors, rows) -> Iterator[tuple[Callable, list]]:
+def _pieces(tensors, size, rows=None) -> Iterator[tuple[Callable, list]]:
     """PyTorch's tensors cut along their first axis: where the numbers stand, and views of them."""
     import torch
 
@@ -123,7 +139,7 @@ def _pieces(tensors, rows) -> Iterator[tuple[Callable, list]]:
         tensors = [t.view(rows, -1) for t in tensors]
     first = tensors[0]
     width = max(1, first[:1].numel())
-    step = max(1, (_ON_CPU if first.device.type == "cpu" else _ON_DEVICE) // width)
+    step = max(1, (size if first.device.type == "cpu" else _GPU_PIECE) // width)
     for start in range(0, first.shape[0], step):
         views = [t[start : start + step] for t in tensors]
         yield _places(views[0], start * width), views
