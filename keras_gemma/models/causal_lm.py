@@ -15,8 +15,8 @@ from keras_gemma.models.fit_data import is_text, is_tf_dataset, split, to_batche
 from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
-from keras_gemma.models.token_loss import TokenMetrics, token_sums
-from keras_gemma.optimizers import AdamW
+from keras_gemma.models.token_loss import TokenMetrics, token_sums, token_weight
+from keras_gemma.optimizers import AdamW, gradients_weigh, set_total_steps
 from keras_gemma.text import Gemma3CausalLMPreprocessor, GemmaCausalLMPreprocessor
 
 PLANS = ("auto", "none")
@@ -210,7 +210,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             self._wants_hidden_states = False
 
     def train_step(self, *args, **kwargs):
-        with self._hidden_states():
+        *_, data = args  # before it, on JAX, the state
+        with self._hidden_states(), gradients_weigh(self.optimizer, self._weight_of(data)):
             return super().train_step(*args, **kwargs)
 
     def test_step(self, *args, **kwargs):
@@ -228,6 +229,11 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         for extra in self.losses:  # regularizers a user has added
             loss += keras.ops.cast(extra, loss.dtype)
         return loss
+
+    def _weight_of(self, data):
+        """What a batch's gradient weighs among those that are accumulated: its tokens, if the loss is their mean."""
+        _, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        return token_weight(labels, weights) if self._automatic_loss else 1.0
 
     def _head(self):
         embedding = self.backbone.token_embedding

@@ -38,9 +38,7 @@ def token_sums(head, hidden_BTD, labels_BT, weights_BT=None, training=True) -> T
     `head` is a `Head`, or a function that makes logits BTV of hidden states.
     """
     labels_BT = ops.cast(labels_BT, "int32")
-    if weights_BT is None:
-        weights_BT = ops.ones_like(labels_BT)
-    weights_BT = ops.broadcast_to(_per_token(weights_BT), ops.shape(labels_BT))
+    weights_BT = _per_token(labels_BT, weights_BT)
     of = cross_entropy if isinstance(head, Head) else _of_logits
     loss, correct = of(hidden_BTD, head, labels_BT, weights_BT, training)
     return TokenSums(loss, correct, ops.sum(weights_BT))
@@ -53,9 +51,16 @@ def _of_logits(hidden_BTD, logits_of, labels_BT, weights_BT, training):
     return loss, ops.sum(weights_BT * ops.cast(right_BT, "float32"))
 
 
-def _per_token(weights):
+def token_weight(labels_BT, weights_BT=None):
+    """How many tokens count, each weighted; a scalar, float32."""
+    return ops.sum(_per_token(labels_BT, weights_BT))
+
+
+def _per_token(labels_BT, weights):
+    weights = ops.ones_like(labels_BT) if weights is None else weights
     weights = ops.cast(weights, "float32")
-    return weights[:, None] if len(weights.shape) == 1 else weights
+    weights = weights[:, None] if len(weights.shape) == 1 else weights
+    return ops.broadcast_to(weights, ops.shape(labels_BT))
 
 
 class Perplexity(keras.metrics.Metric):
