@@ -154,7 +154,7 @@ class GemmaCausalLMPreprocessor(Preprocessor):
             `(rows, batched, tally)`: `Packed` rows of T + 1 tokens (the last one is only a label),
             whether `x` was more than one document, and the `Tally` of what was cut or left out.
         """
-        row_length = _checked_length(length or self.sequence_length) + 1
+        row_length = checked_length(length or self.sequence_length) + 1
         documents, weights, batched, tally = documents_of(self, x, row_length, first_number)
         return self.rows_of(documents, weights, row_length), batched, tally
 
