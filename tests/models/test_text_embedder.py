@@ -18,14 +18,14 @@ from keras_gemma import (
 from keras_gemma.models import InBatchNegatives
 from keras_gemma.optimizers import AdamW
 
-TEXTS = ["The cat sat.", "A dog ran away.", "Birds sing in the morning, and so do I.", "Rain."]
+TEXTS = ["The cat sat.", "A dog ran away.", "Birds sing.", "Rain."]
 PAIRS = {"queries": ["cat", "dog", "birds", "rain"], "documents": TEXTS}
 
 
 def make(tokenizer, dtype="float32", **options):
     keras.utils.set_random_seed(0)
     sizes = {**SIZES, "num_layers": 1, "vocabulary_size": tokenizer.vocabulary_size()}
-    preprocessor = GemmaTextEmbedderPreprocessor(tokenizer, 24)
+    preprocessor = GemmaTextEmbedderPreprocessor(tokenizer, 16)
     return GemmaTextEmbedder(GemmaBackbone(**sizes, dtype=dtype), preprocessor, **options)
 
 
@@ -37,6 +37,8 @@ def test_vectors_have_length_1_and_do_not_depend_on_batch_mates(pooling_mode, dt
     assert together.shape == (4, SIZES["hidden_dim"]) and together.dtype == "float32"
     close((together**2).sum(axis=1), np.ones(4), 1e-5)
     alone = np.concatenate([model.encode_text(text, verbose=0) for text in TEXTS])
+    longer = model.encode_text([*TEXTS[::-1], "and so " * 9], verbose=0)
+    close(longer[3::-1], together, 1e-5 if dtype == "float32" else 2e-2)
     close(together, alone, 1e-5 if dtype == "float32" else 2e-2)
 
 
@@ -60,7 +62,7 @@ def test_similarities_are_cosines(tokenizer):
 def test_pairs_are_found_after_fit(tokenizer):
     model = make(tokenizer)
     model.compile(optimizer=AdamW(1e-2))
-    history = model.fit(PAIRS, batch_size=4, epochs=15, validation_data=PAIRS, verbose=0).history
+    history = model.fit(PAIRS, epochs=15, validation_data=PAIRS, verbose=0).history
     assert history["loss"][-1] < 0.3 * history["loss"][0]
     assert history["val_loss"][-1] < 1
     found = model.similarity(*map(model.encode_text, (PAIRS["queries"], PAIRS["documents"])))
@@ -104,7 +106,7 @@ def test_columns_that_do_not_match_are_told(tokenizer):
 
 def test_folders_and_files_keep_all_of_it(tokenizer, tmp_path):
     model = make(tokenizer, pooling_mode="mean", normalize=False)
-    model.fit(PAIRS, batch_size=2, verbose=0)
+    model.fit(PAIRS, verbose=0)
     expected = model.encode_text(TEXTS)
     model.save_to_preset(tmp_path / "kept")
     again = GemmaTextEmbedder.from_preset(tmp_path / "kept")
@@ -130,7 +132,7 @@ def test_keras_hub_gives_the_same_vectors_from_our_folder(pooling_mode, tokenize
     sizes = {**SIZES, "vocabulary_size": tokenizer.vocabulary_size(), "image_size": None}
     model = Gemma3TextEmbedder(
         loud(Gemma3Backbone(**sizes)),
-        Gemma3TextEmbedderPreprocessor(tokenizer, 24),
+        Gemma3TextEmbedderPreprocessor(tokenizer, 16),
         pooling_mode=pooling_mode,
     )
     model.save_to_preset(tmp_path / "ours")
@@ -140,7 +142,7 @@ def test_keras_hub_gives_the_same_vectors_from_our_folder(pooling_mode, tokenize
     close(model.encode_text(TEXTS, verbose=0), expected, 2e-5)
     theirs.save_to_preset(str(tmp_path / "theirs"))
     again = Gemma3TextEmbedder.from_preset(tmp_path / "theirs")
-    assert again.pooling_mode == pooling_mode and again.preprocessor.sequence_length == 24
+    assert again.pooling_mode == pooling_mode and again.preprocessor.sequence_length == 16
     close(again.encode_text(TEXTS, verbose=0), expected, 2e-5)
 
 
