@@ -90,6 +90,21 @@ def test_fifty_steps_of_adamw_lose_what_a_plain_loop_loses(twins, tokenizer, dat
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+@pytest.mark.parametrize("kind", [{}, {"use_rslora": True, "use_dora": True}])
+def test_fifty_steps_of_adapters_lose_what_peft_loses(twins, tokenizer, tmp_path, kind):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    ours, reference = twins
+    modules = ["q_proj", "v_proj", "o_proj", "down_proj"]
+    options = peft.LoraConfig(r=4, lora_alpha=8, target_modules=modules, **kind)
+    reference = peft.get_peft_model(reference, options)
+    reference.save_pretrained(tmp_path)
+    ours.backbone.load_lora_weights(tmp_path)  # the same first numbers
+    got, wanted = losses(ours, reference, tokenizer, pairs, rate=5e-3)
+    assert wanted[-10:].mean() < 0.95 * wanted[:10].mean()
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["grouped", "Gemma 2", "Gemma 3"])
 def test_gradients_equal(name):
     ours, batch = cases.make(name), cases.inputs()
