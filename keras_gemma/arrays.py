@@ -241,6 +241,26 @@ def memory() -> int | None:
     return None
 
 
+def memory_used() -> int:
+    """Bytes of memory in use: of an accelerator as far as it tells, else of this process."""
+    name = keras.backend.backend()
+    if name == "jax":
+        import jax
+
+        if stats := jax.local_devices()[0].memory_stats():
+            return stats["bytes_in_use"]
+    if name == "torch" and device_kind() == "gpu":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    if os.path.exists(statm := "/proc/self/statm"):  # noqa: PTH110
+        with open(statm) as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # at its most, on macOS in bytes
+
+
 def fuses_attention() -> bool:
     """Whether the device attends without scores in memory: by cuDNN (JAX) or SDPA (PyTorch)."""
     return keras.backend.backend() != "tensorflow" and device_kind() == "gpu"

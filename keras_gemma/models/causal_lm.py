@@ -12,6 +12,7 @@ from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.cross_entropy import Head
 from keras_gemma.models.draft import check_draft
 from keras_gemma.models.fit_data import is_text, is_tf_dataset, split, to_batches, warn_of_losses
+from keras_gemma.models.fit_run import fit_run
 from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
@@ -174,7 +175,9 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         warn_of_losses(self.data_report)
         if self._generation_engine is not None:  # a plan would be old after one step
             self._generation_engine.forget()
-        return super().fit(x, y, batch_size=_unless_batched(x, batch_size), epochs=epochs, **kwargs)
+        batch_size = _unless_batched(x, batch_size)
+        with fit_run(self, x, kwargs):
+            return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs: Any):
         """Loss, accuracy and perplexity on held-out data, given as to `fit`."""

@@ -48,14 +48,15 @@ def locked(path: Path, say: Callable[[str], object] = lambda text: None) -> Iter
 
 def _wait(handle, path, say):
     told = False
-    while not _take(handle):
+    while not take(handle):
         if not told:
             say(f"Process {_holder(handle) or '?'} is fetching the same; waiting for it.")
             told = True
         time.sleep(_PAUSE)
 
 
-def _take(handle):
+def take(handle: int) -> bool:
+    """Lock an open file, until it is closed or its process ends; false if another has it."""
     try:
         if os.name == "nt":
             import msvcrt

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
+from keras_gemma import optimizers
 from keras_gemma.data import corpus
 from keras_gemma.models import GemmaBackbone, GemmaCausalLM, GemmaCausalLMPreprocessor
-from keras_gemma.optimizers import AdamW
-from keras_gemma.training import checkpoints
-from keras_gemma.training.callbacks import Checkpoints, Progress
+from keras_gemma.models.text_batches import TextBatches
+from keras_gemma.training import fine_tuning
+from keras_gemma.training.checkpoint import Checkpoint
+from keras_gemma.training.corpus_rows import CorpusRows
+from keras_gemma.training.run_lock import run_lock
 
 
 def run(
@@ -21,57 +23,85 @@ def run(
     out: Path,
     resume: bool = False,
     on_progress: Callable[[dict], None] = print,
-    checkpoint_minutes: float = 2.0,
+    checkpoint_every: int | str = "2 minutes",
 ) -> dict[str, Any]:
-    """Train as `recipe` says and save a preset in `out/preset`; returns what was measured.
+    """Train as `recipe` says; what was trained lies in `out` then. Returns what was measured.
 
-    While it runs, `out/checkpoint.npz` is written every `checkpoint_minutes`.
+    A recipe with a `corpus` trains on what the bundled models were trained on, one with `data` on a
+    file of texts, pairs or conversations. `out/preset` is the model, or `out/adapter.lora.h5` what
+    LoRA trained; `Checkpoint` says what else lies there.
 
     The order of the rows and the first weights follow from the recipe's seed: a run that is
     stopped and resumed ends with the numbers of one that was not.
 
     Raises:
-        ValueError: `out` holds a run already and `resume` is false.
+        ValueError: `out` holds a run already and `resume` is false, or one of another recipe.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.npz"
-    if checkpoint.exists() and not resume:
-        raise ValueError(f"{out} holds a run already. Resume it, or choose another folder.")
-    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    _keep(recipe, out, resume)
     keras.utils.set_random_seed(recipe["seed"])
-    model = _model(recipe)
-    rows = RowBatches(
-        corpus.rows(recipe, model.preprocessor.tokenizer), recipe["batch_size"], recipe["seed"]
-    )
-    steps = recipe["tokens"] // rows.tokens
-    model.compile(optimizer=_optimizer(recipe["optimizer"], steps))
-    start = checkpoints.restore(model, checkpoint) if checkpoint.exists() else 0
-    if start < steps:
-        rows.start, rows.stop = start, steps
-        watchers = [
-            Checkpoints(checkpoint, start, checkpoint_minutes),
-            Progress(on_progress, start, steps, rows.tokens),
-        ]
-        model.fit(rows, shuffle=False, verbose=0, callbacks=watchers)
+    model, data, fit_options = (_from_corpus if "corpus" in recipe else fine_tuning.prepare)(recipe)
+    checkpoint = Checkpoint(out, checkpoint_every, resume=resume, report=on_progress)
+    model.fit(data, verbose=0, callbacks=[checkpoint], **fit_options)
     measured = {
-        "tokens_seen": steps * rows.tokens,
+        "tokens_seen": checkpoint.progress.tokens_seen,
         "date": time.strftime("%Y-%m-%d"),
     }
-    _in_dtype(model, recipe.get("saved_dtype", "float32")).save_to_preset(out / "preset")
+    if "lora" in recipe:
+        model.backbone.save_lora_weights(out / "adapter.lora.h5")
+    else:
+        _in_dtype(model, recipe.get("saved_dtype")).save_to_preset(out / "preset")
     (out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
     return measured
 
 
-def _model(recipe):
+def recipe_of(out: Path) -> dict[str, Any]:
+    """The recipe of a run.
+
+    Raises:
+        ValueError: there is none in that folder.
+    """
+    try:
+        return json.loads((out / "recipe.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{out} has no recipe.json: it is not of `keras-gemma train`. A run of your own script "
+            "goes on when the script runs again, with Checkpoint(..., resume=True)."
+        ) from None
+
+
+def _keep(recipe, out, resume):
+    with run_lock(out):
+        if resume and (out / "recipe.json").exists():
+            stored = recipe_of(out)
+            for key in {**stored, **recipe}:
+                if stored.get(key) != recipe.get(key):
+                    raise ValueError(
+                        f"The run in {out} is of another recipe: {key} is {stored.get(key)} there, "
+                        f"{recipe.get(key)} here. Resume it as it began, or choose another folder."
+                    )
+        if (out / "checkpoints").exists() and not resume:
+            raise ValueError(f"{out} holds a run already. Resume it, or choose another folder.")
+        (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+
+
+def _from_corpus(recipe):
     if "start" in recipe:
-        return GemmaCausalLM.from_preset(recipe["start"])
-    tokenizer = corpus.tokenizer(recipe)
-    preprocessor = GemmaCausalLMPreprocessor(tokenizer, recipe["row_length"] - 1)
-    return GemmaCausalLM(GemmaBackbone(**recipe["model"]), preprocessor)
+        model = GemmaCausalLM.from_preset(recipe["start"])
+    else:
+        tokenizer = corpus.tokenizer(recipe)
+        preprocessor = GemmaCausalLMPreprocessor(tokenizer, recipe["row_length"] - 1)
+        model = GemmaCausalLM(GemmaBackbone(**recipe["model"]), preprocessor)
+    rows = CorpusRows(corpus.rows(recipe, model.preprocessor.tokenizer))
+    steps = recipe["tokens"] // (recipe["batch_size"] * rows.length)
+    data = TextBatches(rows, recipe["batch_size"], shuffle=True, seed=recipe["seed"], steps=steps)
+    model.compile(optimizer=_cosine(recipe["optimizer"], steps))
+    return model, data, {}
 
 
 def _in_dtype(model, dtype):
     """The model with weights of another dtype, to be saved."""
+    if dtype is None:
+        return model
     config = {**model.backbone.get_config(), "dtype": dtype}
     backbone = type(model.backbone).from_config(config)
     for source, target in zip(model.backbone.variables, backbone.variables):
@@ -79,7 +109,7 @@ def _in_dtype(model, dtype):
     return type(model)(backbone, model.preprocessor)
 
 
-def _optimizer(settings, steps):
+def _cosine(settings, steps):
     """AdamW under a linear warm-up and a cosine that ends with the run."""
     settings = dict(settings)
     peak, warmup = settings.pop("learning_rate"), settings.pop("warmup_steps")
@@ -94,39 +124,4 @@ def _optimizer(settings, steps):
         decay_steps=steps - warmup,
         alpha=settings.pop("final_share", 0.0),
     )
-    return AdamW(rate, **settings)
-
-
-class RowBatches(keras.utils.PyDataset):
-    """Batches of packed rows, in an order that a seed fixes; epoch after epoch where rows end."""
-
-    def __init__(self, rows, batch_size: int, seed: int):
-        super().__init__()
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.start = self.stop = 0
-        self._epoch, self._order = None, None
-
-    @property
-    def tokens(self) -> int:
-        """Places in a batch."""
-        return self.batch_size * (self.rows.token_ids.shape[1] - 1)
-
-    @property
-    def num_batches(self):
-        return self.stop - self.start
-
-    def __getitem__(self, index):
-        first = (self.start + index) * self.batch_size
-        places = np.array([self._row(place) for place in range(first, first + self.batch_size)])
-        token_ids, segments, weights = (np.asarray(part[places]) for part in self.rows)
-        inputs = {"token_ids": token_ids[:, :-1], "padding_mask": segments[:, :-1]}
-        # A label counts where it goes on with the document of the token before it.
-        same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-        return inputs, token_ids[:, 1:], weights[:, 1:] * same
-
-    def _row(self, place):
-        epoch, place = divmod(place, len(self.rows.token_ids))
-        if epoch != self._epoch:
-            random = np.random.default_rng([self.seed, epoch])
-            self._epoch, self._order = epoch, random.permutation(len(self.rows.token_ids))
-        return self._order[place]
+    return optimizers.AdamW(rate, **settings)

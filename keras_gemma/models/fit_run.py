@@ -1,0 +1,90 @@
+"""A run of `fit` as callbacks see it: what it runs over, where it stands, what to undo at its end."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from keras_gemma.models.text_batches import TextBatches
+
+
+class FitRun(keras.callbacks.Callback):
+    """What `model.fit_run` is while `fit` works. It is told before all other callbacks.
+
+    Attributes:
+        data: what `fit` was given, as batches where it was text.
+        epoch: the one that runs.
+        batch: batches of that epoch that are over.
+        step: batches of the whole run that are over.
+        at_end: an `ExitStack` that closes when `fit` ends, by an error, too; of those Keras tells
+            no callback.
+    """
+
+    def __init__(self, data: Any):
+        super().__init__()
+        self.data, self.at_end = data, contextlib.ExitStack()
+        self.epoch = self.batch = self.step = 0
+        self._start, self._logs = (0, 0), {}
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the batch at hand was trained on before the run was resumed."""
+        return self._start[1] > 0 and (self.epoch, self.batch) <= self._start
+
+    def go_on(self, epoch: int, batch: int, step: int, logs: Mapping[str, float]) -> None:
+        """From `on_train_begin`: let `fit` go on after so many batches of that epoch.
+
+        Data that can't seek is drawn up to there and not trained on; `logs` is what callbacks are
+        told of those batches.
+        """
+        self._start, self._logs, self.step = (epoch, batch), dict(logs), step
+        self.model._initial_epoch = epoch
+        if isinstance(self.data, TextBatches):
+            self.data.start = self._start
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.batch = epoch, 0
+        if isinstance(self.data, TextBatches):
+            self.data.epoch = epoch
+        if epoch == self._start[0] and self._start[1]:
+            self._pass_over(self._start[1])
+
+    def on_train_batch_end(self, batch, logs=None):
+        made, self.batch = batch + 1 - self.batch, batch + 1
+        if not self.is_passing:
+            self.step += made
+
+    def _pass_over(self, batches):
+        """Let the first steps of this epoch draw their batches, and leave the model as it is."""
+        model, train = self.model, self.model.train_function
+
+        def step(*arguments):
+            *state, source = arguments
+            made = min(model.steps_per_execution, batches - self.batch)
+            if isinstance(source, Iterator):  # else Keras has drawn what it passes
+                for _ in range(made):
+                    next(source)
+            if self.batch + made == batches:
+                model.train_function = train
+            return (self._logs, *state) if state else self._logs
+
+        model.train_function = step
+
+
+@contextlib.contextmanager
+def fit_run(model: keras.Model, data: Any, keywords: dict) -> Iterator[None]:
+    """Around `keras.Model.fit(data, **keywords)`: gives its callbacks `model.fit_run`.
+
+    Our own batches know their order and where an epoch ends, so Keras is kept from both.
+    """
+    if isinstance(data, TextBatches):
+        keywords["shuffle"] = False
+        data.steps = keywords.pop("steps_per_epoch", None) or data.steps
+    run = model.fit_run = FitRun(data)
+    keywords["callbacks"] = [run, *keras.tree.flatten(keywords.get("callbacks") or [])]
+    try:
+        with run.at_end:
+            yield
+    finally:
+        model.fit_run = model._initial_epoch = None

@@ -1,0 +1,267 @@
+"""The callback that makes of a `fit` a run: saved while it works, resumed to the very numbers."""
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_gemma.training import checkpoint_files as files
+from keras_gemma.training import snapshot
+from keras_gemma.training.data_identity import data_fingerprint
+from keras_gemma.training.interrupts import Interrupts
+from keras_gemma.training.progress import Progress
+from keras_gemma.training.run_lock import run_lock
+
+_UNITS = {"second": 1, "minute": 60, "hour": 3600}
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps a run of `fit` in a folder, so that it can be killed at any step and resumed.
+
+    A resumed run ends with the very numbers of one that was never stopped, bit for bit on the same
+    machine and versions: weights, optimizer, losses. `checkpoints/` in the folder holds the run's
+    state, `log.jsonl` its losses and speed. What is not trained, the base under LoRA, is not written
+    but known again by a fingerprint.
+
+    Ctrl-C and SIGTERM let the step end and save it; a second one acts at once. A loss that is no
+    number ends the run, and leaves the batch in the folder.
+
+    Args:
+        folder: of the run, and of no other at the same time.
+        every: between two checkpoints: steps as a number, or a time such as `"5 minutes"`. One is
+            written at the end, too.
+        keep: how many of the newest stay.
+        best: the name of a number that Keras reports of an epoch, `"val_loss"` say: a checkpoint is
+            written at the end of each, and the one where it is best stays.
+        mode: whether `"min"` or `"max"` of it is best; `"auto"` is max for accuracies.
+        resume: go on from the newest checkpoint, should there be one. The data go on in the middle
+            of an epoch: texts are found by their place; streams and generators can't seek, so their
+            batches are drawn up to there, and have to come in the same order.
+        log_every: steps between two lines of the log.
+        report: is called with what the log gets.
+
+    Raises (from `fit`):
+        ValueError: the folder holds a run and `resume` is false; another run works in it; the run
+            to resume had other data or another model; the loss is no number.
+        NoSpaceError: the disk is full; the checkpoints before are whole.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every: int | str = "5 minutes",
+        keep: int = 3,
+        best: str | None = None,
+        *,
+        mode: str = "auto",
+        resume: bool = False,
+        log_every: int = 20,
+        report: Callable[[dict[str, Any]], Any] | None = None,
+    ):
+        super().__init__()
+        self.folder, self.resume, self.best, self._report = Path(folder), resume, best, report
+        self._steps, self._seconds = _interval(every)
+        if keep < 1:
+            raise ValueError(f"keep must be 1 or more, not {keep}.")
+        self.files = files.CheckpointFiles(
+            self.folder / "checkpoints", keep, (best, _sign(best, mode)) if best else None
+        )
+        self.progress = Progress(self._log, log_every)
+
+    def set_params(self, params):
+        super().set_params(params)
+        self.progress.set_params(params)
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.progress.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        run = self.model.fit_run
+        run.at_end.enter_context(run_lock(self.folder))
+        newest = self.files.newest()
+        if newest and not self.resume:
+            raise ValueError(
+                f"{self.folder} holds a run already, up to {newest.stem}. Resume it with "
+                f"Checkpoint({str(self.folder)!r}, resume=True), or choose another folder."
+            )
+        self._interrupts = Interrupts()
+        run.at_end.enter_context(self._interrupts.watched())
+        run.at_end.callback(self.files.wait)
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        self._base = snapshot.frozen(self.model)
+        self._data = data_fingerprint(run.data)
+        self._restored = None
+        if newest:
+            self._restore(newest)
+        self._trim_log(run.step)
+        self.progress.on_train_begin()
+        self._saved_at, self._saved_step = time.monotonic(), run.step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.progress.on_epoch_begin(epoch)
+        if self._restored is not None:
+            self._restore_epoch()
+        self._random_at_epoch = snapshot.random_states()
+
+    def on_train_batch_end(self, batch, logs=None):
+        run = self.model.fit_run
+        if run.is_passing:
+            if run.batch == self._restored.state["batch"]:
+                snapshot.set_random_states(self._restored.state["random"])
+                self._restored = None
+            return
+        if not math.isfinite(logs["loss"]):
+            self._tell_of_no_number(logs["loss"])
+        self.progress.on_train_batch_end(batch, logs)
+        if self._is_due():
+            self._save(run.epoch, run.batch, logs)
+        if self._interrupts.came is not None:
+            self._end(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.progress.on_epoch_end(epoch, logs)
+        if self.best or self._interrupts.came is not None:
+            self._save(epoch + 1, 0, logs)
+        if self._interrupts.came is not None:  # it came while validating
+            self._end(logs)
+
+    def on_train_end(self, logs=None):
+        run = self.model.fit_run
+        if run.step > self._saved_step:
+            self._save(run.epoch + 1, 0, logs)
+        self.files.wait()
+
+    def _is_due(self):
+        step = self.model.fit_run.step
+        if self._steps:
+            return step - self._saved_step >= self._steps
+        return time.monotonic() - self._saved_at >= self._seconds
+
+    def _save(self, epoch, batch, logs):
+        run = self.model.fit_run
+        state = {
+            "step": run.step,
+            "epoch": epoch,
+            "batch": batch,
+            "logs": {name: float(value) for name, value in (logs or {}).items()},
+            "progress": self.progress.state(),
+            "base": self._base,
+            "data": self._data,
+            "seed": getattr(run.data, "seed", None),
+            "random": snapshot.random_states(),
+            "random_at_epoch": self._random_at_epoch,
+        }
+        self.files.write(snapshot.Snapshot(snapshot.take(self.model, self._base), state))
+        self._saved_at, self._saved_step = time.monotonic(), run.step
+
+    def _end(self, logs):
+        run = self.model.fit_run
+        if run.step > self._saved_step:
+            self._save(run.epoch, run.batch, logs)
+        self.files.wait()
+        self._interrupts.act()
+
+    def _restore(self, path):
+        run, state = self.model.fit_run, files.read_state(path)
+        told = snapshot.difference(self.model, files.shapes(path), state["base"])
+        if told:
+            raise ValueError(
+                f"{path} is of another model: {told}. Give the model that the run began with, or "
+                "choose another folder."
+            )
+        if state["data"] != self._data:
+            raise ValueError(
+                f"{path} is of a run over other data: {_data_difference(state['data'], self._data)}."
+                " Give the data that the run began with, or choose another folder."
+            )
+        self._restored = files.read(path)
+        self._base = state["base"]
+        for part in ("weights", "optimizer"):
+            snapshot.put(self.model, self._restored.arrays, part)
+        if state["seed"] is not None:
+            run.data.seed = state["seed"]
+        run.go_on(state["epoch"], state["batch"], state["step"], state["logs"])
+        self.progress.set_state(state["progress"])
+
+    def _restore_epoch(self):
+        state = self._restored.state
+        if not state["batch"]:
+            snapshot.set_random_states(state["random"])
+            self._restored = None
+            return
+        # Keras has just set the metrics back; what shuffles as the epoch begins does it again.
+        snapshot.put(self.model, self._restored.arrays, "metrics")
+        snapshot.set_random_states(state["random_at_epoch"])
+
+    def _log(self, record):
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._report is not None:
+            self._report(record)
+
+    def _trim_log(self, step):
+        """Forget what a killed run logged after its last checkpoint: it is trained again."""
+        path = self.folder / "log.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def _tell_of_no_number(self, loss):
+        run = self.model.fit_run
+        path = self.folder / f"nan_step_{run.step}.npz"
+        where = "its batch came from a stream and is gone"
+        if isinstance(run.data, keras.utils.PyDataset):
+            inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(run.data[run.batch - 1])
+            parts = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+            parts = {**parts, "labels": labels, "weights": weights}
+            np.savez(path, **{name: np.asarray(part) for name, part in parts.items()})
+            where = f"its batch lies in {path}"
+        self.files.wait()
+        last = next(iter(self.files.paths()), None)
+        good = f"the last good checkpoint is {last}" if last else "there is no checkpoint before it"
+        raise ValueError(
+            f"The loss is {loss} at step {run.step}; {where}, and {good}. A lower learning rate or "
+            "global_clipnorm=1.0 often helps: resume from there with "
+            f"Checkpoint({str(self.folder)!r}, resume=True), or begin anew in another folder."
+        )
+
+
+def _interval(every):
+    """Steps and seconds between checkpoints; one of them is None."""
+    if isinstance(every, int) and every > 0:
+        return every, None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(second|minute|hour)s?", str(every))
+    if not found:
+        raise ValueError(
+            f"every must be a number of steps or a time such as '5 minutes', not {every!r}."
+        )
+    return None, float(found[1]) * _UNITS[found[2]]
+
+
+def _sign(name, mode):
+    if mode not in ("auto", "min", "max"):
+        raise ValueError(f"mode must be auto, min or max, not {mode!r}.")
+    return -1 if mode == "max" or (mode == "auto" and "acc" in name) else 1
+
+
+def _step_of(line):
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # a line that was cut when the run was killed
+        return math.inf
+
+
+def _data_difference(stored, here):
+    for key in stored:
+        if stored[key] != here.get(key):
+            return f"{key} {stored[key]} there, {here.get(key)} here"
+    return f"{stored} there, {here} here"
