@@ -18,7 +18,7 @@ if "keras" not in sys.modules:
         choose_backend()
 
 if TYPE_CHECKING:
-    from keras_gemma import constraints, data, models, optimizers, samplers
+    from keras_gemma import constraints, data, models, optimizers, samplers, training
     from keras_gemma.config import GemmaConfig
     from keras_gemma.models import (
         Chat,
@@ -66,7 +66,7 @@ _HOMES = {
     "export_checkpoint": "models",
     "upload_preset": "presets.upload",
 }
-_MODULES = ("constraints", "data", "models", "optimizers", "samplers")
+_MODULES = ("constraints", "data", "models", "optimizers", "samplers", "training")
 
 __all__ = [
     "Chat",
@@ -95,6 +95,7 @@ __all__ = [
     "models",
     "optimizers",
     "samplers",
+    "training",
     "upload_preset",
 ]
 

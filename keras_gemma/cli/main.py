@@ -11,7 +11,18 @@ import click
 from keras_gemma.presets.errors import BadPresetError, NoSpaceError, PresetAccessError
 from keras_gemma.version import __version__
 
-VERBS = ("generate", "chat", "train", "presets", "info", "bench", "convert", "download")
+VERBS = (
+    "generate",
+    "chat",
+    "train",
+    "plot",
+    "replay",
+    "presets",
+    "info",
+    "bench",
+    "convert",
+    "download",
+)
 
 # Exit codes beside 0 (done), 1 (failed) and 2 (the command was not understood).
 ACCESS, CORRUPT, FULL, INTERRUPTED = 3, 4, 5, 130

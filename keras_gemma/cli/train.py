@@ -1,4 +1,4 @@
-"""`keras-gemma train RECIPE`: run a training recipe."""
+"""`keras-gemma train RECIPE`: run a training recipe, or go on with a run."""
 
 import contextlib
 import difflib
@@ -14,47 +14,75 @@ EPILOG = """\
 \b
 Examples:
   keras-gemma train gemma_tiny_en --out runs/tiny
-  keras-gemma train gemma_tiny_en --out runs/tiny --resume
-  keras-gemma train my_recipe.json --set tokens=1000000 --set optimizer.learning_rate=1e-3
+  keras-gemma train --resume runs/tiny
+  keras-gemma train my_recipe.json --data my.jsonl --set optimizer.learning_rate=1e-4
 """
 # Seconds between two lines of progress where no terminal shows a bar.
 _PERIOD = 10
 
 
 @click.command(short_help="Run a training recipe.", epilog=EPILOG)
-@click.argument("recipe")
+@click.argument("recipe", required=False)
+@click.option("--data", metavar="FILE", help="Texts, pairs or conversations to train on.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [runs/RECIPE]")
-@click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
+@click.option("--resume", "run", type=click.Path(path_type=Path), help="Go on with that run.")
 @click.option("--show-code", "code_only", is_flag=True, help="Print the Python that does this.")
 @common()
-def command(settings, recipe, changes, out, resume, code_only):
+def command(settings, recipe, data, changes, out, run, code_only):
     """Train a model as RECIPE says: a name in presets/recipes, or a JSON file.
 
-    The trained preset lies in OUT/preset. KEY may reach into the recipe: optimizer.learning_rate.
+    What was trained lies in OUT then, with the run's log and checkpoints. KEY may reach into the
+    recipe: optimizer.learning_rate. Ctrl-C ends the step and saves it; --resume OUT goes on.
     """
-    from keras_gemma.presets import registry
-
-    content = registry.recipe(recipe)
-    for change in changes:
-        apply_change(content, change)
-    if settings.seed is not None:
-        content["seed"] = settings.seed
-    out = out or Path("runs") / Path(recipe).stem
+    if (recipe is None) == (run is None):
+        raise click.UsageError("Give a RECIPE, or --resume and the folder of a run.")
+    if run and (data or changes or out or settings.seed is not None):
+        raise click.UsageError(
+            "A run is resumed as it began: --resume takes its recipe and folder."
+        )
+    if run:
+        content, out = _recipe_of(run), run
+    else:
+        content, out = (
+            _recipe(settings, recipe, data, changes),
+            out or Path("runs") / Path(recipe).stem,
+        )
+    resume = run is not None
     if code_only:
         return show_code(settings, _code(content, out, resume))
     with settings.status("starting the backend"):
         settings.start_backend()
-        from keras_gemma.training.recipe import run
+        from keras_gemma.training.recipe import run as run_recipe
     try:
         with progress(settings) as report:
-            measured = run(content, out, resume, report)
-    except KeyboardInterrupt:
-        settings.note(f"\nStopped. --resume goes on from the last checkpoint in {out}.")
+            measured = run_recipe(content, out, resume, report)
+    except (KeyboardInterrupt, SystemExit):
+        settings.note(f"\nStopped. To go on: keras-gemma train --resume {out}")
         raise
     if settings.as_json:
         return settings.print_json({"out": str(out), **(measured or {})})
-    click.echo(f"The preset lies in {out / 'preset'}.")
+    click.echo(f"What was trained lies in {out}.")
+
+
+def _recipe(settings, name, data, changes):
+    from keras_gemma.presets import registry
+
+    content = registry.recipe(name)
+    if data is not None:
+        content["data"] = str(Path(data).resolve())
+    for change in changes:
+        apply_change(content, change)
+    if settings.seed is not None:
+        content["seed"] = settings.seed
+    return content
+
+
+def _recipe_of(run):
+    """Without a backend, which takes its time to start."""
+    from keras_gemma.training.recipe_file import recipe_of
+
+    return recipe_of(run)
 
 
 def apply_change(recipe: dict, change: str) -> None:

@@ -1,6 +1,5 @@
 """The callback that makes of a `fit` a run: saved while it works, resumed to the very numbers."""
 
-import json
 import math
 import re
 import time
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_gemma.training import checkpoint_files as files
-from keras_gemma.training import snapshot
+from keras_gemma.training import receipt, run_log, snapshot
 from keras_gemma.training.data_identity import data_fingerprint
 from keras_gemma.training.interrupts import Interrupts
 from keras_gemma.training.progress import Progress
@@ -101,7 +100,11 @@ class Checkpoint(keras.callbacks.Callback):
         self._restored = None
         if newest:
             self._restore(newest)
-        self._trim_log(run.step)
+        run_log.forget_after(self.folder, run.step)
+        if not newest:
+            weights = snapshot.take(self.model, self._base)
+            seed = getattr(run.data, "seed", None)
+            receipt.begin(self.folder, self._data, seed, snapshot.fingerprint(weights, self._base))
         self.progress.on_train_begin()
         self._saved_at, self._saved_step = time.monotonic(), run.step
 
@@ -138,6 +141,8 @@ class Checkpoint(keras.callbacks.Callback):
         if run.step > self._saved_step:
             self._save(run.epoch + 1, 0, logs)
         self.files.wait()
+        weights = snapshot.fingerprint(snapshot.take(self.model, self._base), self._base)
+        receipt.end(self.folder, run.step, weights, _floats(logs))
 
     def _is_due(self):
         step = self.model.fit_run.step
@@ -151,7 +156,7 @@ class Checkpoint(keras.callbacks.Callback):
             "step": run.step,
             "epoch": epoch,
             "batch": batch,
-            "logs": {name: float(value) for name, value in (logs or {}).items()},
+            "logs": _floats(logs),
             "progress": self.progress.state(),
             "base": self._base,
             "data": self._data,
@@ -202,18 +207,9 @@ class Checkpoint(keras.callbacks.Callback):
         snapshot.set_random_states(state["random_at_epoch"])
 
     def _log(self, record):
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        run_log.append(self.folder, record)
         if self._report is not None:
             self._report(record)
-
-    def _trim_log(self, step):
-        """Forget what a killed run logged after its last checkpoint: it is trained again."""
-        path = self.folder / "log.jsonl"
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def _tell_of_no_number(self, loss):
         run = self.model.fit_run
@@ -253,11 +249,8 @@ def _sign(name, mode):
     return -1 if mode == "max" or (mode == "auto" and "acc" in name) else 1
 
 
-def _step_of(line):
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):  # a line that was cut when the run was killed
-        return math.inf
+def _floats(logs):
+    return {name: float(value) for name, value in (logs or {}).items()}
 
 
 def _data_difference(stored, here):

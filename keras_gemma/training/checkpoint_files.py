@@ -4,9 +4,9 @@ import errno
 import json
 import os
 import shutil
-import threading
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class CheckpointFiles:
 
     def __init__(self, folder: Path, keep: int, best: tuple[str, int] | None = None):
         self.folder, self.keep, self.best = folder, keep, best
-        self._writer: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
 
     def write(self, snapshot: Snapshot) -> None:
         """Write one in the background; waits for the one before it, so that there never are two.
@@ -44,8 +44,7 @@ class CheckpointFiles:
         """
         self.wait()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._writer = threading.Thread(target=self._write, args=(snapshot,), daemon=True)
-        self._writer.start()
+        self._writing = self._writer.submit(self._write, snapshot)
 
     def wait(self) -> None:
         """Until what is being written is on the disk.
@@ -53,12 +52,9 @@ class CheckpointFiles:
         Raises:
             NoSpaceError: there was no room for it.
         """
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def paths(self) -> list[Path]:
         """The newest first."""
@@ -87,14 +83,11 @@ class CheckpointFiles:
         return min(found, key=found.__getitem__) if found else None
 
     def _write(self, snapshot):
-        try:
-            write(self.folder / f"step_{snapshot.state['step']:08}.safetensors", snapshot)
-            kept = {*self.paths()[: self.keep], self.best_path()}
-            for path in self.paths():
-                if path not in kept:
-                    path.unlink()
-        except BaseException as error:  # told to whoever waits
-            self._error = error
+        write(self.folder / f"step_{snapshot.state['step']:08}.safetensors", snapshot)
+        kept = {*self.paths()[: self.keep], self.best_path()}
+        for path in self.paths():
+            if path not in kept:
+                path.unlink()
 
 
 def write(path: Path, snapshot: Snapshot) -> None:

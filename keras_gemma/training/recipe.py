@@ -15,7 +15,7 @@ from keras_gemma.models.text_batches import TextBatches
 from keras_gemma.training import fine_tuning
 from keras_gemma.training.checkpoint import Checkpoint
 from keras_gemma.training.corpus_rows import CorpusRows
-from keras_gemma.training.run_lock import run_lock
+from keras_gemma.training.recipe_file import keep_recipe
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     Raises:
         ValueError: `out` holds a run already and `resume` is false, or one of another recipe.
     """
-    _keep(recipe, out, resume)
+    keep_recipe(recipe, out, resume)
     keras.utils.set_random_seed(recipe["seed"])
     model, data, fit_options = (_from_corpus if "corpus" in recipe else fine_tuning.prepare)(recipe)
     checkpoint = Checkpoint(out, checkpoint_every, resume=resume, report=on_progress)
@@ -52,36 +52,6 @@ def run(
         _in_dtype(model, recipe.get("saved_dtype")).save_to_preset(out / "preset")
     (out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
     return measured
-
-
-def recipe_of(out: Path) -> dict[str, Any]:
-    """The recipe of a run.
-
-    Raises:
-        ValueError: there is none in that folder.
-    """
-    try:
-        return json.loads((out / "recipe.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{out} has no recipe.json: it is not of `keras-gemma train`. A run of your own script "
-            "goes on when the script runs again, with Checkpoint(..., resume=True)."
-        ) from None
-
-
-def _keep(recipe, out, resume):
-    with run_lock(out):
-        if resume and (out / "recipe.json").exists():
-            stored = recipe_of(out)
-            for key in {**stored, **recipe}:
-                if stored.get(key) != recipe.get(key):
-                    raise ValueError(
-                        f"The run in {out} is of another recipe: {key} is {stored.get(key)} there, "
-                        f"{recipe.get(key)} here. Resume it as it began, or choose another folder."
-                    )
-        if (out / "checkpoints").exists() and not resume:
-            raise ValueError(f"{out} holds a run already. Resume it, or choose another folder.")
-        (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
 
 def _from_corpus(recipe):
