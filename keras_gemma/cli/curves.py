@@ -11,8 +11,8 @@ def curve(xs: Sequence[float], ys: Sequence[float], width: int = 60, height: int
     """Lines of text that show a curve, its bounds beside it.
 
     >>> print("\\n".join(curve([0, 1, 2, 3], [3, 2, 1, 0], width=4, height=2)))
-        3 ┤⠑⠢⡀
-          │  ⠈⠢
+        3 ┤⠑⢄
+          │  ⠐⢄
         0 ┴────
            0  3
     """

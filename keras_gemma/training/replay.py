@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_gemma.training import receipt, run_log
-from keras_gemma.training.recipe import recipe_of, run
+from keras_gemma.training.recipe import run
+from keras_gemma.training.recipe_file import recipe_of
 
 
 def replay(folder: str | Path, on_progress: Callable[[dict], Any] = print) -> list[str]:

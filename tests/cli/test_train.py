@@ -36,11 +36,26 @@ def trainer(monkeypatch, tmp_path):
 def test_a_recipe_is_run_with_what_was_set(run, trainer, tmp_path):
     recipe, calls = trainer
     options = ["--set", "tokens=5", "--set", "optimizer.learning_rate=3e-3", "--seed", 9]
-    result = run("train", recipe, *options, "--out", tmp_path / "out", "--resume")
+    result = run(
+        "train", recipe, *options, "--out", tmp_path / "out", "--data", tmp_path / "a.jsonl"
+    )
     assert result.exit_code == 0
     changed = {"seed": 9, "tokens": 5, "optimizer": {"learning_rate": 0.003}}
-    assert calls == [(changed, tmp_path / "out", True)]
-    assert str(tmp_path / "out" / "preset") in result.stdout
+    changed["data"] = str(tmp_path / "a.jsonl")
+    assert calls == [(changed, tmp_path / "out", False)]
+    assert str(tmp_path / "out") in result.stdout
+
+
+def test_a_run_is_resumed_by_its_folder_as_it_began(run, trainer, tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
+    assert run("train", "--resume", tmp_path).exit_code == 0
+    assert trainer[1] == [(RECIPE, tmp_path, True)]
+    for more in (["--set", "tokens=5"], ["--data", "a.jsonl"], ["--out", "b"], ["--seed", 1]):
+        result = run("train", "--resume", tmp_path, *more)
+        assert (result.exit_code, "resumed as it began" in result.stderr) == (2, True)
+    result = run("train", "--resume", tmp_path / "nowhere")
+    assert (result.exit_code, "has no recipe.json" in result.stderr) == (1, True)
+    assert run("train").exit_code == run("train", "quick", "--resume", tmp_path).exit_code == 2
 
 
 def test_a_value_that_is_no_json_is_a_text(run, trainer):
@@ -78,7 +93,7 @@ def test_a_change_of_what_is_not_there_is_told(run, trainer, change, told):
 def test_an_interrupt_says_how_to_go_on(run, trainer):
     result = run("train", trainer[0], "--set", "tokens=0")
     assert result.exit_code == 130
-    assert "--resume goes on" in result.stderr
+    assert "keras-gemma train --resume runs/quick" in result.stderr
 
 
 def test_recipes_unknown_or_broken_have_their_exit_codes(run, tmp_path):
