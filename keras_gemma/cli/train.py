@@ -122,17 +122,18 @@ def progress(settings):
 
     columns = (
         TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[told]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None, loss=float("nan"), rate=0)
+        task = bar.add_task("", total=None, told="")
 
         def report(now):
-            rate = now["tokens_per_second"]
-            step, steps = now["step"], now["steps"]
-            bar.update(task, completed=step, total=steps, loss=now["loss"], rate=rate)
+            if "loss" in now:
+                bar.update(task, completed=now["step"], total=now["steps"], told=_told(now))
+            else:
+                bar.console.print(_told(now))
 
         yield report
 
@@ -142,15 +143,35 @@ def _line_printer(settings):
 
     def report(now):
         nonlocal last
-        if time.monotonic() - last < _PERIOD and now["step"] < now["steps"]:
-            return
-        last = time.monotonic()
-        settings.note(
-            f"step {now['step']}/{now['steps']}  loss {now['loss']:.3f}  "
-            f"{now['tokens_per_second']:,.0f} tokens/s"
-        )
+        if "loss" in now:
+            if time.monotonic() - last < _PERIOD and now["step"] != now["steps"]:
+                return
+            last = time.monotonic()
+        settings.note(f"step {now['step']}/{now['steps'] or '?'}  {_told(now)}")
 
     return report
+
+
+def _told(now):
+    """What people are shown of a line of the log.
+
+    >>> _told({"loss": 1.25, "perplexity": 3.49, "tokens_per_second": 5e3, "memory": 2.5e9})
+    'loss 1.250 (perplexity 3.5)  5,000 tokens/s  2.5 GB'
+    """
+    if "loss" not in now:  # of an epoch: what was held out
+        named = {name: value for name, value in now.items() if name.startswith("val_")}
+        return "  ".join(f"{name} {value:.3f}" for name, value in named.items())
+    parts = [f"loss {now['loss']:.3f}"]
+    if "perplexity" in now:
+        parts[0] += f" (perplexity {now['perplexity']:.1f})"
+    if "tokens_per_second" in now:
+        parts.append(f"{now['tokens_per_second']:,.0f} tokens/s")
+    if "flops_share" in now:
+        share, peak = now["flops_share"], now["peak_flops"]
+        parts.append(f"{share:.0%} of the {peak / 1e9:,.0f} GFLOP/s of products")
+    if "memory" in now:
+        parts.append(f"{now['memory'] / 1e9:.1f} GB")
+    return "  ".join(parts)
 
 
 def _code(content, out, resume):

@@ -3,6 +3,8 @@
 import math
 import re
 import time
+import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,8 @@ class Checkpoint(keras.callbacks.Callback):
         mode: whether `"min"` or `"max"` of it is best; `"auto"` is max for accuracies.
         resume: go on from the newest checkpoint, should there be one. The data go on in the middle
             of an epoch: texts are found by their place; streams and generators can't seek, so their
-            batches are drawn up to there, and have to come in the same order.
+            batches are drawn up to there, and have to come in the same order. What other callbacks
+            remember, `EarlyStopping` say, begins anew.
         log_every: steps between two lines of the log.
         report: is called with what the log gets.
 
@@ -97,7 +100,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.model.optimizer.build(self.model.trainable_variables)
         self._base = snapshot.frozen(self.model)
         self._data = data_fingerprint(run.data)
-        self._restored = None
+        self._restored, self._ended_epoch = None, False
         if newest:
             self._restore(newest)
         run_log.forget_after(self.folder, run.step)
@@ -131,14 +134,15 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.progress.on_epoch_end(epoch, logs)
-        if self.best or self._interrupts.came is not None:
+        self._ended_epoch = bool(self.best) or self._interrupts.came is not None
+        if self._ended_epoch:
             self._save(epoch + 1, 0, logs)
         if self._interrupts.came is not None:  # it came while validating
             self._end(logs)
 
     def on_train_end(self, logs=None):
         run = self.model.fit_run
-        if run.step > self._saved_step:
+        if run.batch and not self._ended_epoch:
             self._save(run.epoch + 1, 0, logs)
         self.files.wait()
         weights = snapshot.fingerprint(snapshot.take(self.model, self._base), self._base)
@@ -187,6 +191,8 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{path} is of a run over other data: {_data_difference(state['data'], self._data)}."
                 " Give the data that the run began with, or choose another folder."
             )
+        if not isinstance(run.data, keras.utils.PyDataset):
+            _tell_of_stream(run.data, state)
         self._restored = files.read(path)
         self._base = state["base"]
         for part in ("weights", "optimizer"):
@@ -251,6 +257,21 @@ def _sign(name, mode):
 
 def _floats(logs):
     return {name: float(value) for name, value in (logs or {}).items()}
+
+
+def _tell_of_stream(data, state):
+    """Data that can't seek are drawn; an iterator that can't begin anew is gone after one epoch."""
+    if isinstance(data, types.GeneratorType) and state["epoch"]:
+        raise ValueError(
+            f"The run is in epoch {state['epoch'] + 1} of a generator, which can't be begun anew: "
+            "resume with a list, a file, a PyDataset or a tf.data.Dataset of the same batches."
+        )
+    warnings.warn(
+        f"Data of type {type(data).__name__} can't seek: {state['batch']} batches of epoch "
+        f"{state['epoch'] + 1} are drawn and left out. The numbers are those of an unbroken run only "
+        "if they come in the same order.",
+        stacklevel=2,
+    )
 
 
 def _data_difference(stored, here):
