@@ -10,6 +10,7 @@ EPILOG = """\
 \b
 Examples:
   keras-gemma replay runs/a
+  keras-gemma replay runs/a --backend jax
 
 \b
 Exit code 0: the same, bit for bit. 1: something differs; the first difference is told.
