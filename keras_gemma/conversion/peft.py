@@ -24,7 +24,7 @@ from keras_gemma.presets.fields import Real, Whole
 
 CONFIG = "adapter_config.json"
 _STEM, _TOKENIZER = "adapter_model", ("config", "tokenizer")
-_PARTS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+PARTS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 # Fields that change no merged weight, whatever stands there.
 _PASSED_OVER = {
     "auto_mapping",
@@ -124,13 +124,20 @@ def open_checkpoint(
         PresetAccessError: its base is not here.
     """
     config, where = bundle.read_json(folder, CONFIG), str(folder / CONFIG)
-    _check_kind(config, where)
+    check_kind(config, where)
     home = base or base_folder(folder, ("config", "weights") if load_weights else ("config",))
     opened = huggingface.open_checkpoint(home, load_weights)
     if opened.tensors is None:
         return opened
+    additions = open_additions(folder)
+    adapters = adapters_of(config, where, additions, opened.tensors)
+    return opened._replace(tensors=MergedTensors(opened.tensors, additions, adapters))
+
+
+def open_additions(folder: Path) -> SafetensorsTensors:
+    """The tensors of an adapter."""
     try:
-        additions = open_folder(folder, _STEM)
+        return open_folder(folder, _STEM)
     except BadPresetError:
         if bundle.has(folder, f"{_STEM}.safetensors") or not bundle.has(folder, f"{_STEM}.bin"):
             raise
@@ -138,8 +145,6 @@ def open_checkpoint(
             f"{folder} has its weights in {_STEM}.bin, which is not read. Save the adapter as "
             "safetensors: peft.PeftModel.save_pretrained(folder)."
         ) from None
-    adapters = _adapters(config, where, additions, opened.tensors)
-    return opened._replace(tensors=MergedTensors(opened.tensors, additions, adapters))
 
 
 def base_folder(folder: Path, parts: Iterable[str]) -> Path:
@@ -181,7 +186,7 @@ def vocabulary(folder: Path) -> bytes:
     return huggingface.vocabulary(folder if own else base_folder(folder, _TOKENIZER))
 
 
-def _check_kind(config, where):
+def check_kind(config, where):
     """Raises unless the adapter is LoRA with nothing that a merge would leave out."""
 
     def refused(name, may):
@@ -199,7 +204,7 @@ def _check_kind(config, where):
             raise refused(name, "this library merges plain LoRA, rsLoRA and DoRA")
 
 
-def _adapters(config, where, additions: SafetensorsTensors, base: Tensors) -> dict[str, Adapter]:
+def adapters_of(config, where, additions: SafetensorsTensors, base: Tensors) -> dict[str, Adapter]:
     """What is added to each tensor of the base, all seen to fit."""
     targets, stored, found = config.get("target_modules"), additions.headers(), {}
     there = base.headers()
@@ -217,14 +222,14 @@ def _adapters(config, where, additions: SafetensorsTensors, base: Tensors) -> di
                 f"{base.path} has no such matrix of its layers."
             )
         rank, scale = _rank_and_scale(config, module, where)
-        needed = [name for name in _PARTS if name != _PARTS[2] or config.get("use_dora")]
+        needed = [name for name in PARTS if name != PARTS[2] or config.get("use_dora")]
         if sorted(names) != sorted(needed):
             raise BadPresetError(
                 f"{additions.path}: {module} has {', '.join(sorted(names))}; awaited "
                 f"{', '.join(needed)}."
             )
         rows, columns = there[tensor].shape
-        awaited = dict(zip(_PARTS, ((rank, columns), (rows, rank), (rows,)), strict=True))
+        awaited = dict(zip(PARTS, ((rank, columns), (rows, rank), (rows,)), strict=True))
         for part in needed:
             shape = stored[names[part]].shape
             if shape != awaited[part]:
@@ -243,7 +248,7 @@ def _modules(additions: SafetensorsTensors) -> dict[str, dict[str, str]]:
     """`{module: {part: tensor's name}}`."""
     modules: dict[str, dict[str, str]] = {}
     for name in additions.headers():
-        part = next((part for part in _PARTS if name.endswith(f".{part}")), None)
+        part = next((part for part in PARTS if name.endswith(f".{part}")), None)
         if part is None:
             raise BadPresetError(
                 f"{additions.path}: {name} is no part of a LoRA adapter that can be merged."

@@ -111,6 +111,16 @@ def theirs_shape(pattern: str, ours: Shape) -> Shape:
     return tuple(math.prod(sizes[axis] for axis in group) for group in left)
 
 
+def theirs_axes(pattern: str, ours: Shape) -> tuple[Shape, ...]:
+    """The sizes of our axes in each axis of theirs.
+
+    >>> theirs_axes("(n h) d -> n d h", (2, 5, 3))
+    ((2, 3), (5,))
+    """
+    sizes, left, _ = _parsed(pattern, ours)
+    return tuple(tuple(sizes[axis] for axis in group) for group in left)
+
+
 def _import(tensor, pattern, ours):
     if not pattern:
         return tensor

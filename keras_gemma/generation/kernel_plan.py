@@ -70,7 +70,7 @@ def _packed(dtype, *layers):
 
 
 def _floats(layer):
-    if layer.quantization_mode is not None:
+    if layer.quantization_mode is not None and layer.active is None:
         return matrix_of(layer, floats_of(layer))
     return matrix_of(layer, np.asarray(ops.convert_to_numpy(ops.stop_gradient(layer.kernel))))
 

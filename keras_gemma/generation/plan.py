@@ -21,6 +21,7 @@ from keras_gemma.generation.layouts import laid_out, whole_laid_out
 from keras_gemma.layers import (
     AttentionFormula,
     BlockFormula,
+    Dense,
     Gemma3DecoderBlock,
     GemmaAttention,
     GemmaDecoderBlock,
@@ -70,7 +71,7 @@ def is_plain(stack: Any) -> bool:
         if any(type(norm) not in (RMSNormalization, type(None)) for norm in norms):
             return False
         dense = dense_layers(block)
-        if any(type(layer) is not keras.layers.EinsumDense for layer in dense):
+        if any(type(layer) is not Dense for layer in dense):
             return False
         parts += dense
     return all(is_known(part) for part in parts if part is not stack.final_norm)
@@ -132,17 +133,21 @@ def _block_arrays(block, dtype, lay_out):
 
 
 def _floats(layer, dtype):
-    """A layer's kernel; of whole numbers, a matrix with a row per output."""
-    if layer.quantization_mode is not None:
+    """A layer's kernel with its adapter; of whole numbers alone, a matrix with a row per output."""
+    if _is_whole(layer):
         return ops.cast(matrix_of(layer, floats_of(layer)), dtype)
     return _value(layer.kernel)
 
 
+def _is_whole(layer):
+    return layer.quantization_mode is not None and layer.active is None
+
+
 def _heads_first(layer):
     """Whether a kernel is NDH, heads being outputs; `None` for one that is a matrix by output."""
-    if layer.quantization_mode is not None:
+    if _is_whole(layer):
         return None
-    return len(layer.kernel.shape) == 3 and layer.equation.endswith("h")
+    return layer.equation.endswith("h")
 
 
 def _float_layout(form, *kernels):

@@ -3,6 +3,7 @@
 from keras_gemma.layers.attend import attend, soft_capped
 from keras_gemma.layers.attention import AttentionFormula, GemmaAttention
 from keras_gemma.layers.decoder_block import BlockFormula, Gemma3DecoderBlock, GemmaDecoderBlock
+from keras_gemma.layers.dense import Dense
 from keras_gemma.layers.fan_in import FanIn, left_blank
 from keras_gemma.layers.pooling import TokenPooling, UnitLength
 from keras_gemma.layers.positions import Positions, TokenPositions, visible
@@ -13,6 +14,7 @@ from keras_gemma.layers.rotary import rotate
 __all__ = [
     "AttentionFormula",
     "BlockFormula",
+    "Dense",
     "FanIn",
     "Gemma3DecoderBlock",
     "GemmaAttention",

@@ -7,6 +7,7 @@ import keras
 
 from keras_gemma.config import GemmaConfig
 from keras_gemma.layers.attend import attend
+from keras_gemma.layers.dense import Dense
 from keras_gemma.layers.fan_in import FanIn
 from keras_gemma.layers.rms_normalization import RMSNormalization
 from keras_gemma.layers.rotary import rotate
@@ -61,7 +62,7 @@ class GemmaAttention(AttentionFormula, keras.layers.Layer):
             self.dropout_layer = keras.layers.Dropout(config.dropout, dtype=self.dtype_policy)
 
     def _dense(self, equation, shape, fan_in, name):
-        return keras.layers.EinsumDense(
+        return Dense(
             equation,
             (None, *shape),
             kernel_initializer=FanIn(fan_in),

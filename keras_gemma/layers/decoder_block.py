@@ -9,6 +9,7 @@ import keras
 
 from keras_gemma.config import GemmaConfig
 from keras_gemma.layers.attention import GemmaAttention
+from keras_gemma.layers.dense import Dense
 from keras_gemma.layers.fan_in import FanIn
 from keras_gemma.layers.remat import rematerialized
 from keras_gemma.layers.rms_normalization import RMSNormalization
@@ -74,7 +75,7 @@ class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
         return keras.layers.Dropout(self.config.dropout, dtype=self.dtype_policy, name=name)
 
     def _dense(self, equation, outputs, fan_in, name):
-        return keras.layers.EinsumDense(
+        return Dense(
             equation,
             (None, outputs),
             kernel_initializer=FanIn(fan_in),

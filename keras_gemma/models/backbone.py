@@ -9,11 +9,12 @@ from keras_gemma.config import GemmaConfig
 from keras_gemma.distribution import gemma_layout_map
 from keras_gemma.layers import Gemma3DecoderBlock, GemmaDecoderBlock, TokenPositions
 from keras_gemma.models.decoder_stack import DecoderStack
+from keras_gemma.models.lora import Adaptable
 from keras_gemma.models.preset_model import PresetBackbone
 from keras_gemma.models.quantizable import Quantizable, plain_policy, policy_of_all
 
 
-class DecoderBackbone(Quantizable, PresetBackbone):
+class DecoderBackbone(Adaptable, Quantizable, PresetBackbone):
     """What the spellings share: a functional model over one `DecoderStack`.
 
     Inputs are `token_ids` and `padding_mask`, int32 (batch, length). The mask may carry segment

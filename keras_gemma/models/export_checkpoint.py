@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from keras import ops
+
 from keras_gemma.arrays import fetch
 from keras_gemma.conversion.checkpoint import Source
 from keras_gemma.conversion.convert import target_format
@@ -48,9 +51,13 @@ def export_checkpoint(
         layer.path: layer for layer in quantizable_layers(backbone) if layer.quantization_mode
     }
 
+    adapted = {layer.path: layer for layer in backbone._dense_layers() if layer.active}
+
     def numbers(weight):
-        layer = quantized.get(weight.rpartition("/")[0])
-        return fetch(variables[weight]) if layer is None else floats_of(layer)
+        place = weight.rpartition("/")[0]
+        if place in adapted:
+            return np.asarray(ops.convert_to_numpy(ops.cast(adapted[place].kernel, "float32")))
+        return floats_of(quantized[place]) if place in quantized else fetch(variables[weight])
 
     source = Source(
         type(backbone).__name__,

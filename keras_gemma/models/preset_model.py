@@ -11,6 +11,7 @@ import keras
 from keras_gemma.conversion.formats import has_vocabulary, open_checkpoint
 from keras_gemma.layers import left_blank
 from keras_gemma.models.export_checkpoint import export_checkpoint
+from keras_gemma.models.fresh_programs import FreshPrograms
 from keras_gemma.models.quantizable import Quantizable, load_quantized
 from keras_gemma.optimizers import AdamW
 from keras_gemma.presets import BadPresetError, PresetError, bundle, lookalikes, registry
@@ -19,7 +20,7 @@ from keras_gemma.presets.registry import PARTS
 PARTS_WITHOUT_WEIGHTS = ("config", "tokenizer")
 
 
-class PresetModel(keras.Model):
+class PresetModel(FreshPrograms):
     """A model with `from_preset`, `save_to_preset` and the list of presets."""
 
     @classmethod

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_gemma.conversion.tensors import Quantized
+from keras_gemma.layers import Dense
 from keras_gemma.presets import BadPresetError
 from keras_gemma.quantization import Form, emptied, form_of, quantize_layer
 
@@ -43,8 +44,9 @@ class Quantizable:
         form = form_of(mode, config)
         chosen = [layer for layer in quantizable_layers(self) if _passes(layer, filters)]
         for layer in chosen:
-            if layer.quantization_mode or layer.lora_enabled:
-                what = "carries LoRA" if layer.lora_enabled else "is quantized already"
+            carries_lora = layer.lora_enabled or (isinstance(layer, Dense) and layer.branches)
+            if layer.quantization_mode or carries_lora:
+                what = "carries LoRA" if carries_lora else "is quantized already"
                 raise ValueError(f"{layer.path} {what}: load the model anew to quantize it.")
         for layer in chosen:
             quantize_layer(layer, form)

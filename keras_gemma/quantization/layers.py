@@ -166,7 +166,7 @@ def _shape(layer):
 def stored(layer: Any) -> WholeNumbers | None:
     """The numbers of a quantized layer with a row per output; `None` where there are no such.
 
-    It has none if it is not quantized, or if several outputs share a scale.
+    It has none if it is not quantized, if several outputs share a scale, or if LoRA is added to it.
 
     Raises:
         ValueError: they are quantized in another way than `quantize` here does it.
@@ -175,6 +175,8 @@ def stored(layer: Any) -> WholeNumbers | None:
         return None
     if not is_known(layer):
         raise ValueError(f"{layer.path} is quantized in a way that has no plan.")
+    if layer.lora_enabled:
+        return None
     shape, kept = _shape(layer), _as_kept(layer)
     heads = _torn_heads(layer, shape) if layer.quantization_mode == "int4" else 1
     if heads == 1:
@@ -217,7 +219,7 @@ def is_known(layer: Any) -> bool:
         return True
     if layer.quantization_mode not in ("int8", "int4"):
         return False
-    if layer.inputs_quantizer is not None or layer.lora_enabled:
+    if layer.inputs_quantizer is not None or (_is_table(layer) and layer.lora_enabled):
         return False
     if layer.quantization_mode == "int8" or layer._int4_block_size in (None, -1):
         return True

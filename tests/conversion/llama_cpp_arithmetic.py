@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_gemma.conversion.gguf.blocks import dequantize, quantize
-from keras_gemma.layers import attention
+from keras_gemma.layers import Dense, attention
 
 
 def table_gelu(x, approximate):
@@ -64,7 +64,7 @@ def use(monkeypatch, types):
     Args:
         types: of the weights, by path; the table's is `token_embedding`.
     """
-    dense, embedding = keras.layers.EinsumDense.call, keras.layers.ReversibleEmbedding.call
+    dense, embedding = Dense.call, keras.layers.ReversibleEmbedding.call
 
     def rounded(x, kind, axes=1):
         x = ops.convert_to_numpy(x)
@@ -81,5 +81,5 @@ def use(monkeypatch, types):
 
     monkeypatch.setattr(keras.activations, "gelu", table_gelu)
     monkeypatch.setattr(attention, "rotate", step_by_step_rotate)
-    monkeypatch.setattr(keras.layers.EinsumDense, "call", dense_call)
+    monkeypatch.setattr(Dense, "call", dense_call)
     monkeypatch.setattr(keras.layers.ReversibleEmbedding, "call", embedding_call)
