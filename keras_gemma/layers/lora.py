@@ -80,8 +80,8 @@ class LoraBranch:
         """
         if training and self.seeds is not None:
             x = keras.random.dropout(x, self.options.dropout, seed=self.seeds)
-        narrow = ops.einsum(self._down, x, self.a)
-        y = y + self.options.scale * ops.einsum(self._up, narrow, self.b)
+        a, b = (ops.cast(part, x.dtype) for part in (self.a, self.b))
+        y = y + self.options.scale * ops.einsum(self._up, ops.einsum(self._down, x, a), b)
         if self.magnitude is None:
             return y
         lengths = ops.stop_gradient(self._lengths(self._added(kernel())))

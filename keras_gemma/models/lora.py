@@ -68,10 +68,8 @@ class Adaptable:
 
     @property
     def lora_names(self) -> list[str]:
-        """The adapters that there are, the oldest first."""
-        return list(
-            dict.fromkeys(name for layer in self._dense_layers() for name in layer.branches)
-        )
+        """The adapters that there are."""
+        return sorted({name for layer in self._dense_layers() for name in layer.branches})
 
     @property
     def active_lora(self) -> str | None:
