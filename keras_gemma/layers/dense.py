@@ -68,7 +68,8 @@ class Dense(keras.layers.EinsumDense):
         self.set_adapter(None)
         self.trainable = True
         with self._unlocked(), self._open_name_scope():  # a variable's path begins with it
-            branch.build(self.add_weight, name, self.base_floats(), a_initializer, b_initializer)
+            shape, floats = self.kernel_shape, self.base_floats
+            branch.build(self.add_weight, name, shape, floats, a_initializer, b_initializer)
         self.branches[name] = branch
         self._take_part(name)
 
@@ -167,7 +168,7 @@ class Dense(keras.layers.EinsumDense):
         super().load_own_variables(store)
         self.set_adapter(name)
         if name is not None:
-            self.branches[name].begin(self.base_floats())
+            self.branches[name].begin(self.base_floats)
 
     def quantize(self, mode=None, type_check=True, config=None):
         super().quantize(mode, type_check=False, config=config)  # Keras refuses its subclasses

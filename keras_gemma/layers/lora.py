@@ -44,8 +44,8 @@ class LoraBranch:
             letters["magnitude"] = self._outputs
         return {name: tuple(sizes[letter] for letter in part) for name, part in letters.items()}
 
-    def build(self, add_weight, name: str, kernel, a_initializer, b_initializer) -> None:
-        """Make the variables, by a layer's `add_weight`; `kernel` are the floats that are adapted."""
+    def build(self, add_weight, name: str, kernel_shape, kernel, a_initializer, b_initializer):
+        """Make the variables by a layer's `add_weight`; `kernel()` gives the floats that are adapted."""
         suffix = "" if name == "default" else f"_{name}"
         drawn = {"a": a_initializer, "b": b_initializer, "magnitude": "ones"}
         stems = {"a": "lora_kernel_a", "b": "lora_kernel_b", "magnitude": "lora_magnitude"}
@@ -54,16 +54,19 @@ class LoraBranch:
             part: add_weight(
                 name=stems[part] + suffix, shape=shape, initializer=drawn[part], dtype="float32"
             )
-            for part, shape in self.shapes(kernel.shape).items()
+            for part, shape in self.shapes(kernel_shape).items()
         }
         self.a, self.b, self.magnitude = made["a"], made["b"], made.get("magnitude")
-        self.begin(kernel)
+        self._keep_lengths(kernel)
 
     def begin(self, kernel) -> None:
         """Let it change nothing: B is zero, and outputs have the lengths that they had."""
         self.b.assign(ops.zeros(self.b.shape))
+        self._keep_lengths(kernel)
+
+    def _keep_lengths(self, kernel):
         if self.magnitude is not None:
-            self.magnitude.assign(self._lengths(kernel))
+            self.magnitude.assign(self._lengths(kernel()))
 
     @property
     def variables(self) -> list:

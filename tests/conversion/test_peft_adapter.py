@@ -117,9 +117,9 @@ def test_what_does_not_fit_is_refused(tmp_path, bases):
     with pytest.raises(BadPresetError, match=r"k_proj.* has shape \(16, 2\); awaited \(8, 2\)"):
         lm_of(bases / "multi-query").backbone.load_lora_weights(tmp_path / "lora")
     lm = lm_of(bases / "grouped")
-    lm.backbone.enable_lora(2, ["query"])
+    lm.backbone.enable_lora(2, ["query", "key"])
     with pytest.raises(
-        BadPresetError, match="one A for all heads on query .* here is LoRA of rank 2"
+        BadPresetError, match="one A for all heads on key, query .* here is LoRA of rank 2"
     ):
         lm.backbone.load_lora_weights(tmp_path / "lora")
     (tmp_path / "lora" / "adapter_config.json").unlink()
