@@ -17,7 +17,7 @@ from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
 from keras_gemma.models.token_loss import TokenMetrics, token_sums, token_weight
-from keras_gemma.optimizers import AdamW, gradients_weigh, set_total_steps
+from keras_gemma.optimizers import AdamW, gradients_weigh
 from keras_gemma.text import Gemma3CausalLMPreprocessor, GemmaCausalLMPreprocessor
 
 PLANS = ("auto", "none")

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_gemma.models.text_batches import TextBatches
+from keras_gemma.optimizers import set_total_steps
 
 
 class FitRun(keras.callbacks.Callback):
@@ -39,9 +40,20 @@ class FitRun(keras.callbacks.Callback):
         told of those batches.
         """
         self._start, self._logs, self.step = (epoch, batch), dict(logs), step
+        self._tell_length(done=step)
         self.model._initial_epoch = epoch
         if isinstance(self.data, TextBatches):
             self.data.start = self._start
+
+    def on_train_begin(self, logs=None):
+        self._tell_length()
+
+    def _tell_length(self, done=None):
+        """A schedule of learning rates needs to know when the run ends; the step has it compiled in."""
+        steps = self.params["steps"]  # None, if the data does not tell
+        total = steps and steps * self.params["epochs"]
+        if total and set_total_steps(self.model.optimizer, total, done):
+            self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.batch = epoch, 0

@@ -50,12 +50,7 @@ def test_samplers_have_the_names_of_keras_hub(name):
 
 @pytest.mark.parametrize(
     "module",
-<<<<<<< HEAD
-    ["models", "samplers", "optimizers", "constraints", "data", "layers", "text", "generation"]
-    + ["presets"],
-=======
-    "models samplers optimizers constraints layers text generation presets training".split(),
->>>>>>> 884f8f2 (Tell of a run: log, receipt, replay, samples, a canary; plot it and resume it from the command line)
+    "models samplers optimizers constraints data layers text generation presets training".split(),
 )
 def test_all_lists_are_true(module):
     module = importlib.import_module(f"keras_gemma.{module}")
