@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         GemmaTextEmbedderPreprocessor,
         GemmaTokenizer,
         export_checkpoint,
+        fits_in,
     )
     from keras_gemma.presets.upload import upload_preset
 
@@ -64,6 +65,7 @@ _HOMES = {
     "GemmaTextEmbedderPreprocessor": "models",
     "GemmaTokenizer": "models",
     "export_checkpoint": "models",
+    "fits_in": "models",
     "upload_preset": "presets.upload",
 }
 _MODULES = ("constraints", "data", "models", "optimizers", "samplers", "training")
@@ -92,6 +94,7 @@ __all__ = [
     "constraints",
     "data",
     "export_checkpoint",
+    "fits_in",
     "models",
     "optimizers",
     "samplers",

@@ -5,6 +5,7 @@ from keras_gemma.models.causal_lm import Gemma3CausalLM, GemmaCausalLM
 from keras_gemma.models.chat import Chat
 from keras_gemma.models.continuous_batcher import ContinuousBatcher
 from keras_gemma.models.export_checkpoint import export_checkpoint
+from keras_gemma.models.fits_in import fits_in
 from keras_gemma.models.in_batch_negatives import InBatchNegatives
 from keras_gemma.models.text_classifier import Gemma3TextClassifier, GemmaTextClassifier
 from keras_gemma.models.text_embedder import Gemma3TextEmbedder, GemmaTextEmbedder
@@ -40,4 +41,5 @@ __all__ = [
     "GemmaTokenizer",
     "InBatchNegatives",
     "export_checkpoint",
+    "fits_in",
 ]

@@ -61,11 +61,15 @@ def cross_entropy(hidden_BTD, head: Head, labels_BT, weights_BT, training: bool)
     return values[0], values[1]
 
 
+def chunk_tokens(width: int) -> int:
+    """Tokens of all texts in a chunk."""
+    return max(_FEWEST, width // 2)
+
+
 def chunk_length(hidden_BTD, table_VD):
     """Tokens of each text in a chunk, so that a chunk's logits take half of the table or less."""
     batch, length = ops.shape(hidden_BTD)[:2]
-    tokens = max(_FEWEST, table_VD.shape[1] // 2)
-    chunks = -(-length // -(-tokens // batch))
+    chunks = -(-length // -(-chunk_tokens(table_VD.shape[1]) // batch))
     return -(-length // chunks)  # of one size
 
 
