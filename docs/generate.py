@@ -1,8 +1,9 @@
-"""Writes the generated parts of README.md and docs/benchmarks.md, and all of presets/README.md.
+"""Writes the generated parts of README.md and of pages in docs/, and all of presets/README.md.
 
 They come from the presets' cards, from what `benchmarks/tiny_quality.py` measured of the bundled models
-(`benchmarks/results/tiny_quality_NAME.json`, where there is one), and from what
-`benchmarks/generation.py` measured of speed (`benchmarks/results/generation_*.json`).
+(`benchmarks/results/tiny_quality_NAME.json`, where there is one), from what
+`benchmarks/generation.py` measured of speed (`benchmarks/results/generation_*.json`), and from what
+`benchmarks/wordnet_classes.py` measured of classifiers.
 
 python docs/generate.py            # write
 python docs/generate.py --check    # exit 1 if something would change
@@ -145,12 +146,55 @@ def gpus() -> str:
     return speed_tables.on_gpus(ROOT / "benchmarks" / "results")
 
 
+def wordnet_classes() -> str:
+    """What `benchmarks/wordnet_classes.py` measured."""
+    path = ROOT / "benchmarks" / "results" / "wordnet_classes.json"
+    if not path.is_file():
+        return speed_tables.NONE_YET
+    found = json.loads(path.read_text(encoding="utf-8"))
+    model, training, seen = (
+        found[key] for key in ("model", "training", "held_out_texts_seen_in_pretraining")
+    )
+    titles = {
+        "gemma_tiny_en": f"`{model['preset']}`, all {model['parameters']:,} parameters fine-tuned "
+        f"({training['epochs']} epoch, AdamW at {training['learning_rate']}, batches of "
+        f"{training['batch_size']})",
+        "tf_idf": "TF-IDF of words and pairs of words, logistic regression",
+        "most_frequent": "always the most frequent class",
+    }
+    lines = ["| | held-out accuracy | 95 % interval | processor's time |", "|---|---:|---|---:|"]
+    sides = sorted(found["sides"].items(), key=lambda item: -item[1]["accuracy"])
+    for name, side in sides:
+        low, high = side["interval"]
+        lines.append(
+            f"| {titles[name]} | {side['accuracy']:.1%} | {low:.1%} to {high:.1%} | "
+            f"{side['processor_seconds']:,} s |"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    lines.append("")
+    lines.append(
+        f"{found['training_texts']:,} definitions to train on, {found['held_out_texts']:,} held out; "
+        f"one run each, one core, nothing tuned. {found['processor']['name']}, {found['date']}, "
+        f"{versions}."
+    )
+    lines.append("")
+    lines.append(
+        "What the model may have known before: it was trained on WordNet's example sentences, those "
+        "of held-out sets among them, but on no definition, and on "
+        f"{seen['class_names'] or 'none'} of the class names. Of the held-out definitions "
+        f"{seen['definitions']} stand word for word inside some example, "
+        f"{seen['definitions_of_5_words']} of them with five words or more."
+    )
+    return "\n".join(lines)
+
+
 PARTS = {
     "bundled models": bundled_models,
     "presets": presets,
     "speed": speed,
     "benchmarks": benchmarks,
     "gpus": gpus,
+    "wordnet classes": wordnet_classes,
 }
 
 
@@ -166,7 +210,7 @@ def renewed(text: str) -> str:
 
 def outdated() -> dict[Path, str]:
     """Files that are not what cards and results say, with what they should be."""
-    pages = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("benchmarks", "text_heads"))]
     wanted = {path: renewed(path.read_text(encoding="utf-8")) for path in pages}
     wanted[ROOT / "presets" / "README.md"] = page()
     return {p: text for p, text in wanted.items() if p.read_text(encoding="utf-8") != text}
