@@ -13,6 +13,7 @@ CORPUS = [
     {"source": "stories", "share": 0.75, "seed": 1},
     {"source": "skills", "share": 0.25},
 ]
+EIGHTH = {"tokenizer": {"vocabulary_size": 2048, "characters": 400_000}, "tokens": 2_000_000}
 QUICK = {
     "tokenizer": {"vocabulary_size": 512, "characters": 60_000},
     "model": {
@@ -70,7 +71,7 @@ def final_loss(recipe, dtype, folder):
     "changes",
     [
         pytest.param(QUICK, id="a hundred steps of a smaller one"),
-        pytest.param({"tokens": 2_000_000}, id="an eighth of it", marks=pytest.mark.slow),
+        pytest.param(EIGHTH, id="an eighth of it", marks=pytest.mark.slow),
     ],
 )
 def test_the_final_loss_of_the_tiny_recipe_is_within_a_hundredth(tmp_path, changes):
