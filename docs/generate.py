@@ -1,9 +1,8 @@
 """Writes the generated parts of README.md and of pages in docs/, and all of presets/README.md.
 
 They come from the presets' cards, from what `benchmarks/tiny_quality.py` measured of the bundled models
-(`benchmarks/results/tiny_quality_NAME.json`, where there is one), from what
-`benchmarks/generation.py` measured of speed (`benchmarks/results/generation_*.json`), and from what
-`benchmarks/wordnet_classes.py` measured of classifiers.
+(`benchmarks/results/tiny_quality_NAME.json`, where there is one), and from what `benchmarks/generation.py`,
+`training.py`, `new_skill.py` and `wordnet_classes.py` measured (`benchmarks/results/generation_*.json`, …).
 
 python docs/generate.py            # write
 python docs/generate.py --check    # exit 1 if something would change
@@ -23,6 +22,7 @@ from keras_gemma.presets.table import megabytes, page
 sys.path.insert(0, str(Path(__file__).parent))
 
 import speed_tables
+import training_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 NONE_YET = "_No preset is bundled in this state of the repository._"
@@ -188,6 +188,16 @@ def wordnet_classes() -> str:
     return "\n".join(lines)
 
 
+def training() -> str:
+    """Every figure of training."""
+    return training_tables.steps(ROOT / "benchmarks" / "results")
+
+
+def new_skills() -> str:
+    """What fine-tuning taught."""
+    return training_tables.new_skills(ROOT / "benchmarks" / "results")
+
+
 PARTS = {
     "bundled models": bundled_models,
     "presets": presets,
@@ -195,6 +205,8 @@ PARTS = {
     "benchmarks": benchmarks,
     "gpus": gpus,
     "wordnet classes": wordnet_classes,
+    "training": training,
+    "new skills": new_skills,
 }
 
 

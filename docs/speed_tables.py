@@ -57,7 +57,7 @@ def short(folder: Path) -> str:
             lines.append(f"| {dtype}: {row['title']} | {' | '.join(_cells(row))} |")
             measured.append(row)
     first = next(iter(found.values()))
-    return "\n".join([*lines, "", _circumstances(first, measured)])
+    return "\n".join([*lines, "", circumstances(first, measured)])
 
 
 def _cells(row):
@@ -122,7 +122,7 @@ def quantity(row: dict, name: str) -> str:
     return f"{value / 1e6:,.0f} MB{share}"
 
 
-def _circumstances(result, rows):
+def circumstances(result, rows):
     """What figures belong to, in a sentence or two."""
     processor = result["processor"]
     flags = ", ".join(processor.get("flags", ())) or "no flags known"
@@ -159,7 +159,7 @@ def full(folder: Path) -> str:
             kernels = [r["sides"][name].get("kernels") for r in rows.values() if name in r["sides"]]
             told = f"`{name}`" + (f", {kernels[0]}" if kernels[0] else "")
             lines.append(f"| {told} | {' | '.join(cells)} |")
-        lines += ["", *_ratios(rows), "", _circumstances(result, list(rows.values()))]
+        lines += ["", *_ratios(rows), "", circumstances(result, list(rows.values()))]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or NONE_YET
 
