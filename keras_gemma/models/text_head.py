@@ -15,6 +15,7 @@ from keras_gemma.conversion.weight_map import Rule, entries
 from keras_gemma.generation import bucket
 from keras_gemma.layers import TokenPooling
 from keras_gemma.models.fit_data import is_text, is_tf_dataset
+from keras_gemma.models.fit_run import fit_run
 from keras_gemma.models.labelled_texts import LabelledDataset, LabelledTexts
 from keras_gemma.models.preset_model import PARTS_WITHOUT_WEIGHTS, PresetTask
 from keras_gemma.models.text_batches import features
@@ -75,7 +76,8 @@ class TextHead(PresetTask):
             kwargs["validation_batch_size"] = found.pop("batch_size")
             kwargs["validation_data"] = tuple(found.values())
         data = self._data(x, y, weights, batch_size, "shuffled" if shuffle else "given")
-        return super().fit(**data, epochs=epochs, **kwargs)
+        with fit_run(self, data["x"], kwargs):
+            return super().fit(**data, epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs: Any):
         """Loss and metrics on texts with labels, given as to `fit`."""

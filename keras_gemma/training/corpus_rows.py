@@ -8,6 +8,8 @@ from keras_gemma.data.corpus import Rows
 class CorpusRows:
     """Rows by their numbers: `rows[[0, 5]]` is `(inputs, labels, weights)`."""
 
+    report = None  # nothing of a corpus is lost
+
     def __init__(self, rows: Rows):
         self.rows = rows
 

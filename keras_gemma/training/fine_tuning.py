@@ -1,6 +1,5 @@
 """Recipes that train a preset further, on people's own data."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ FIELDS: dict[str, Any] = {
     "seed": ...,
     "start": ...,  # a preset
     "dtype": None,  # of its weights; as they are stored if left out
-    "data": ...,  # a file
+    "data": ...,  # a file that keras_gemma.data.read reads
     "validation": 0.0,  # share of it that is held out
     "row_length": ...,  # tokens
     "pack": False,
@@ -58,7 +57,7 @@ def prepare(recipe: Mapping[str, Any]) -> tuple[GemmaCausalLM, Any, dict[str, An
         options |= {"epochs": 1, "steps_per_epoch": settings["tokens"] // places}
     if settings["validation"]:
         options["validation_split"] = settings["validation"]
-    return model, _records(Path(settings["data"])), options
+    return model, Path(settings["data"]), options
 
 
 def checked(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,15 +83,3 @@ def _optimizer(settings):
     if settings["accumulate"] > 1:
         options["gradient_accumulation_steps"] = settings["accumulate"]
     return getattr(optimizers, name)(options.pop("learning_rate"), **options)
-
-
-def _records(path):
-    """Rows of a JSONL file: `{"text"}`, `{"prompt", "response"}` or `{"messages"}`."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    if not rows:
-        raise ValueError(f"{path} holds no rows.")
-    if "text" in rows[0]:
-        return [row["text"] for row in rows]
-    if "prompt" in rows[0]:
-        return {f"{key}s": [row[key] for row in rows] for key in ("prompt", "response")}
-    return rows

@@ -22,7 +22,7 @@ def new_model(tokenizer):
     def make(seed=1, **sizes):
         keras.utils.set_random_seed(seed)
         sizes = {**SIZES, "vocabulary_size": tokenizer.vocabulary_size(), **sizes}
-        return GemmaCausalLM(GemmaBackbone(**sizes), GemmaCausalLMPreprocessor(tokenizer, 12))
+        return GemmaCausalLM(GemmaBackbone(**sizes), GemmaCausalLMPreprocessor(tokenizer, 24))
 
     return make
 

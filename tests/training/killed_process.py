@@ -40,7 +40,7 @@ def main():
         intermediate_dim=32,
         head_dim=8,
     )
-    model = GemmaCausalLM(backbone, GemmaCausalLMPreprocessor(tokenizer, 12))
+    model = GemmaCausalLM(backbone, GemmaCausalLMPreprocessor(tokenizer, 24))
     checkpoint = Checkpoint(sys.argv[1], every=1, log_every=1, resume=True)
     texts = [f"the cat saw {count} boats" for count in range(11)]
     model.fit(texts, epochs=2, batch_size=4, verbose=0, callbacks=[checkpoint, Kill()])

@@ -156,7 +156,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_batch(model, texts
         fit(model, texts, tmp_path, Spoil())
     with np.load(tmp_path / "nan_step_5.npz") as batch:
         assert set(batch) == {"token_ids", "padding_mask", "labels", "weights"}
-        assert batch["token_ids"].shape == (4, 12)
+        assert batch["token_ids"].shape == (4, 24)
     assert saved(tmp_path)[-1] == "step_00000004"
     fit(model.again(), texts, tmp_path, resume=True)  # and goes on
 

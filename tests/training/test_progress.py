@@ -21,7 +21,7 @@ def test_each_line_of_the_log_tells_where_the_run_stands(model, texts, tmp_path)
     assert [record["step"] for record in steps] == [2, 4, 6, 8]
     for record in steps:
         assert record["perplexity"] == math.exp(record["loss"])
-        assert record["tokens"] == record["step"] * 4 * 12
+        assert record["tokens"] == record["step"] * 4 * 24
         assert record["tokens_per_second"] > 0 and 0 < record["flops_share"] < 1
         assert record["memory"] > 10e6
     assert steps[-1]["seconds_left"] == 0

@@ -20,7 +20,7 @@ def recipe(new_model, texts, tmp_path):
         "seed": 5,
         "start": str(tmp_path / "base"),
         "data": str(data),
-        "row_length": 12,
+        "row_length": 24,
         "batch_size": 4,
         "epochs": 2,
         "optimizer": {"name": "AdamW", "learning_rate": 0.01, "global_clipnorm": 1.0},
