@@ -33,7 +33,9 @@ def _scene(row):
         f"{' | '.join(f'times `{other}`' for other in others)} |"
     )
     yield f"|---|{'---:|' * (3 + len(others))}"
-    best = min((f["bytes"] for n, f in row["sides"].items() if n in others and "bytes" in f), default=0)
+    best = min(
+        (f["bytes"] for n, f in row["sides"].items() if n in others and "bytes" in f), default=0
+    )
     for name, found in row["sides"].items():
         if "failed" in found:
             why = "not installed" if "missing" in found else "failed"
@@ -65,12 +67,14 @@ def _new_skill(found):
     done, example = found["training"], found["example"]
     way = f"LoRA of rank {done['rank']}" if done["rank"] else "all weights"
     lines = [
-        f"`{found['preset']}` learns to {found['skill']} (“{example['question']}” → "
-        f"“{example['answer']}”) from {done['examples']:,} examples, with {done['old_examples']:,} of "
-        f"its old skills among them; {way}, {done['trained_parameters']:,} numbers trained, "
-        f"{done['epochs']} epochs, {done['seconds'] / 60:.0f} minutes on {found['device']} "
-        f"({found['backend']}). The mean of its old skills was {found['old_before']:.1%} and is "
-        f"{found['old_after']:.1%}. Whole answer exactly right, with 95 % intervals:",
+        (
+            f"`{found['preset']}` learns to {found['skill']} (“{example['question']}” → "
+            f"“{example['answer']}”) from {done['examples']:,} examples, with {done['old_examples']:,} of "
+            f"its old skills among them; {way}, {done['trained_parameters']:,} numbers trained, "
+            f"{done['epochs']} epochs, {done['seconds'] / 60:.0f} minutes on {found['device']} "
+            f"({found['backend']}). The mean of its old skills was {found['old_before']:.1%} and is "
+            f"{found['old_after']:.1%}. Whole answer exactly right, with 95 % intervals:"
+        ),
         "",
         "| skill | before | after | what is asked was kept out of training |",
         "|---|---:|---:|---|",
@@ -78,7 +82,9 @@ def _new_skill(found):
     for skill, before in found["before"].items():
         name = f"**{skill}**" if skill == found["skill"] else skill
         held_out = "yes" if before["held_out"] else "no"
-        lines.append(f"| {name} | {_share(before)} | {_share(found['after'][skill])} | {held_out} |")
+        lines.append(
+            f"| {name} | {_share(before)} | {_share(found['after'][skill])} | {held_out} |"
+        )
     asked = next(iter(found["before"].values()))["questions"]
     return "\n".join([*lines, "", f"{asked} questions a skill; measured on {found['date']}."])
 

@@ -76,7 +76,8 @@ def rows_of_parts(preprocessor: Any, parts: tuple, length: int, width: Any) -> d
     rows = tf.numpy_function(rows_of, [as_vector(part) for part in parts], [tf.int32, tf.int32])
     for row in rows:
         row.set_shape([None, None if width else length])
-    batch = dict(zip(("token_ids", "padding_mask"), rows))
+    ids, mask = rows
+    batch = {"token_ids": ids, "padding_mask": mask}
     return batch if parts[0].shape.rank else {key: value[0] for key, value in batch.items()}
 
 
