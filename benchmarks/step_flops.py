@@ -4,10 +4,11 @@
 def step_flops(sizes: dict, rows: int, length: int, rank: int = 0) -> dict[str, float]:
     """By the product that computes it; `sizes` are those of peers/shapes.py.
 
-    Each weight of a matrix takes 2 FLOPs a token forward, 2 for the gradient of its inputs, and 2 for
-    its own: 6 x weights x tokens, the embedding's table counted once, as a product. With adapters of some `rank` on queries
-    and values the last 2 are left out, and what lies below the first adapter has no gradient at all; the
-    adapters themselves are counted. Attention is half a square of scores and half of one of weights a head.
+    Each weight of a matrix takes 2 FLOPs a token forward, 2 for the gradient of its inputs, and 2 for its
+    own: 6 x weights x tokens, the embedding's table counted once, as a product. With adapters of
+    some `rank` on queries and values only these have gradients of their own, and in the first block
+    nothing has that no adapter needs. Of attention's squares of scores, half a square is counted: one cannot see
+    what comes later.
 
     >>> tiny = dict(vocabulary_size=10, num_layers=1, num_query_heads=1, num_key_value_heads=1,
     ...             hidden_dim=2, intermediate_dim=3, head_dim=2)
@@ -24,12 +25,14 @@ def step_flops(sizes: dict, rows: int, length: int, rank: int = 0) -> dict[str, 
     attention = L * 2.0 * rows * length**2 * N * H
     adapters = L * 2.0 * tokens * rank * (2 * D + (N + K) * H)
     trained = 0.0 if rank else 1.0
+    # In the first block: projections' inputs, one product of scores for keys, adapters' inputs.
+    unneeded = into_attention + attention / L / 2 + 4.0 * tokens * rank * D if rank else 0.0
     return {
         "head_forward": head,
         "head_inputs": head,
         "head_weights": trained * head,
         "block_forward": blocks + attention + adapters,
-        "block_inputs": blocks + 2 * attention + adapters - (into_attention if rank else 0),
+        "block_inputs": blocks + 2 * attention + adapters - unneeded,
         "block_weights": trained * blocks + adapters,
     }
 

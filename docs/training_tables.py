@@ -48,8 +48,9 @@ def _scene(row):
         if "share" in found:
             share = f"{found['share']:.0%} of {found['products_flops'] / 1e9:.0f} GFLOP/s"
         times = (row["times"].get(name, {}).get(other) for other in others)
-        cells = [f"{found['tokens_per_second']:.1f}", share, memory]
-        cells += ["" if x is None or row["figure"] == "bytes" else f"{x:.2f}" for x in times]
+        is_timed = row["figure"] == "tokens_per_second"
+        cells = [f"{found['tokens_per_second']:.1f}" if is_timed else "", share, memory]
+        cells += [f"{x:.2f}" if is_timed and x is not None else "" for x in times]
         yield f"| `{name}` | {' | '.join(cells)} |"
 
 
@@ -66,15 +67,16 @@ def new_skills(folder: Path) -> str:
 def _new_skill(found):
     done, example = found["training"], found["example"]
     way = f"LoRA of rank {done['rank']}" if done["rank"] else "all weights"
+    told = (
+        (f"`{found['preset']}` learns to {found['skill']} (“{example['question']}” → "
+        f"“{example['answer']}”) from {done['examples']:,} examples, with {done['old_examples']:,} of "
+        f"its old skills among them; {way}, {done['trained_parameters']:,} numbers trained, "
+        f"{done['epochs']} epochs, {done['seconds'] / 60:.0f} minutes on {found['device']} "
+        f"({found['backend']}). The mean of its old skills was {found['old_before']:.1%} and is "
+        f"{found['old_after']:.1%}. Whole answer exactly right, with 95 % intervals:"
+    )
     lines = [
-        (
-            f"`{found['preset']}` learns to {found['skill']} (“{example['question']}” → "
-            f"“{example['answer']}”) from {done['examples']:,} examples, with {done['old_examples']:,} of "
-            f"its old skills among them; {way}, {done['trained_parameters']:,} numbers trained, "
-            f"{done['epochs']} epochs, {done['seconds'] / 60:.0f} minutes on {found['device']} "
-            f"({found['backend']}). The mean of its old skills was {found['old_before']:.1%} and is "
-            f"{found['old_after']:.1%}. Whole answer exactly right, with 95 % intervals:"
-        ),
+        told,
         "",
         "| skill | before | after | what is asked was kept out of training |",
         "|---|---:|---:|---|",
