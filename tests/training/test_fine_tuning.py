@@ -64,3 +64,20 @@ def test_what_a_recipe_may_not_say_is_told(recipe):
         fine_tuning.prepare({key: value for key, value in recipe.items() if key != "data"})
     with pytest.raises(ValueError, match="no optimizer 'Adamm'. Those there are: .*AdamW"):
         fine_tuning._optimizer({"optimizer": {"name": "Adamm"}, "accumulate": 1})
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_with_lora_the_adapter_alone_is_trained_and_saved(recipe, tmp_path, quantize):
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LINES["text"]))
+    more = {"lora": {"rank": 2, "alpha": 4, "targets": ["query"]}, "quantize": quantize}
+    run({**recipe, **more}, tmp_path / "run", on_progress=lambda record: None)
+    assert not (tmp_path / "run" / "preset").exists()
+    base = GemmaCausalLM.from_preset(tmp_path / "base")
+    base.backbone.enable_lora(rank=2, alpha=4, target_layer_names=["query"])
+    before = [np.array(w) for w in base.get_weights()]
+    base.backbone.load_lora_weights(
+        tmp_path / "run" / "adapter.lora.h5",
+        strict=quantize is None,  # else it is known that the base was rounded
+    )
+    changed = [not np.array_equal(a, b) for a, b in zip(before, base.get_weights())]
+    assert sum(changed) == 2  # both matrices of the one layer's queries
