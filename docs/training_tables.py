@@ -68,7 +68,7 @@ def _new_skill(found):
     done, example = found["training"], found["example"]
     way = f"LoRA of rank {done['rank']}" if done["rank"] else "all weights"
     told = (
-        (f"`{found['preset']}` learns to {found['skill']} (“{example['question']}” → "
+        f"`{found['preset']}` learns to {found['skill']} (“{example['question']}” → "
         f"“{example['answer']}”) from {done['examples']:,} examples, with {done['old_examples']:,} of "
         f"its old skills among them; {way}, {done['trained_parameters']:,} numbers trained, "
         f"{done['epochs']} epochs, {done['seconds'] / 60:.0f} minutes on {found['device']} "
