@@ -85,7 +85,9 @@ class AdamW(Float32Optimizer):
 
         def formula(places, weight, mean, square, gradient):
             old = weight, mean, square
-            new = numbers.step_of(*(ops.cast(x, "float32") for x in old), self.scaled(gradient))
+            weight, mean, square = (ops.cast(x, "float32") for x in old)
+            mean, square = numbers.moments(mean, square, self.scaled(gradient))
+            new = numbers.weight(weight, mean, square), mean, square
             return [
                 self.rounded(x, was.dtype, index, slot, places)
                 for slot, (x, was) in enumerate(zip(new, old))
@@ -114,7 +116,10 @@ class AdamW(Float32Optimizer):
 
 
 class AdamWNumbers(NamedTuple):
-    """What one update of a weight by AdamW takes beside its tensors; rate and step are scalar tensors."""
+    """What one update of a weight by AdamW takes beside its tensors, which are float32.
+
+    Rate and step are float32 scalars, the step counted from 1.
+    """
 
     rate: Any
     step: Any
@@ -123,14 +128,21 @@ class AdamWNumbers(NamedTuple):
     epsilon: float
     decay: float
 
-    def step_of(self, weight: Any, mean: Any, square: Any, gradient: Any) -> tuple[Any, Any, Any]:
-        """The formula, from float32 to float32: new weight, mean and mean of squares."""
+    def moments(self, mean: Any, square: Any, gradient: Any) -> tuple[Any, Any]:
+        """The new mean of gradients, and that of their squares."""
         mean = mean + (gradient - mean) * (1 - self.beta_1)
-        square = square + (ops.square(gradient) - square) * (1 - self.beta_2)
+        return mean, square + (ops.square(gradient) - square) * (1 - self.beta_2)
+
+    def weight(self, weight: Any, mean: Any, square: Any) -> Any:
+        """The new weight, from the new means."""
         root = ops.sqrt(square / _correction(self.beta_2, self.step)) + self.epsilon
         weight = weight * (1 - self.rate * self.decay)
-        weight = weight - self.rate / _correction(self.beta_1, self.step) * (mean / root)
-        return weight, mean, square
+        return weight - self.rate / _correction(self.beta_1, self.step) * (mean / root)
+
+    def largest_ratio(self) -> float:
+        """What no mean exceeds, divided by the root of its mean of squares (Cauchy and Schwarz)."""
+        left = 1 - self.beta_1**2 / self.beta_2 if self.beta_2 else 0.0
+        return (1 - self.beta_1) / math.sqrt((1 - self.beta_2) * left) if left > 0 else math.inf
 
 
 def _correction(beta, step):

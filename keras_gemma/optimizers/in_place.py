@@ -5,6 +5,7 @@ PyTorch makes one of each operation: there it runs over pieces that stay in the 
 (41 million weights by AdamW's formula on one core: 2.5 s whole, 0.6 s in pieces).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,16 +31,14 @@ def replace(
         rows: or, where given, so many numbers that they are seen as so many rows.
     """
     if _may_write(optimizer):
-        for places, views in _pieces([*targets, *inputs], _PIECE, rows):
-            for view, new in zip(views, formula(places, *views)):
+        for start, views in _pieces([*targets, *inputs], _PIECE, rows):
+            for view, new in zip(views, formula(places(views[0], start), *views)):
                 view.copy_(new)
         return
     tensors = [ops.convert_to_tensor(t) for t in (*targets, *inputs)]
     if rows:
         tensors = [ops.reshape(t, (rows, -1)) for t in tensors]
-    shape, size = tensors[0].shape, _size(tensors[0])
-    new = formula(lambda: ops.reshape(ops.arange(size, dtype="int32"), shape), *tensors)
-    for target, value in zip(targets, new):
+    for target, value in zip(targets, formula(places(tensors[0]), *tensors)):
         optimizer.assign(target, ops.reshape(value, target.shape))
 
 
@@ -76,6 +75,16 @@ def adamw(
             maximize=False,
         )
     return True
+
+
+def places(tensor: Any, start: int = 0) -> Callable:
+    """What returns, for each number of a tensor, which one it is, as int32."""
+
+    def numbers():
+        stop = start + math.prod(tensor.shape)
+        return ops.reshape(ops.arange(start, stop, dtype="int32"), tensor.shape)
+
+    return numbers
 
 
 def accumulate(optimizer: Any, total: Any, x: Any, weight: Any, is_first: Any) -> None:
@@ -129,8 +138,8 @@ def _may_write(optimizer):
     return keras.backend.backend() == "torch" and not optimizer.is_stateless
 
 
-def _pieces(tensors, size, rows=None) -> Iterator[tuple[Callable, list]]:
-    """PyTorch's tensors cut along their first axis: where the numbers stand, and views of them."""
+def _pieces(tensors, size, rows=None) -> Iterator[tuple[int, list]]:
+    """PyTorch's tensors cut along their first axis: which number begins a piece, and views."""
     import torch
 
     # Detached: a weight that is trained may not be written into otherwise.
@@ -142,19 +151,4 @@ def _pieces(tensors, size, rows=None) -> Iterator[tuple[Callable, list]]:
     step = max(1, (size if first.device.type == "cpu" else _GPU_PIECE) // width)
     for start in range(0, first.shape[0], step):
         views = [t[start : start + step] for t in tensors]
-        yield _places(views[0], start * width), views
-
-
-def _places(view, start):
-    def places():
-        numbers = ops.arange(start, start + view.numel(), dtype="int32")
-        return numbers.view(view.shape)
-
-    return places
-
-
-def _size(tensor):
-    size = 1
-    for axis in tensor.shape:
-        size *= axis
-    return size
+        yield start * width, views
