@@ -9,19 +9,10 @@ import keras
 import numpy as np
 
 from keras_gemma.generation import bucket
-from keras_gemma.models.text_batches import TextDataset
 
 # So many batches of texts are sorted by length at a time: enough for rows of equal lengths to meet,
 # few enough for each epoch to mix them anew.
 _WINDOW = 50
-
-
-class LabelledDataset(TextDataset):
-    """A user's `PyDataset` of `(texts, labels)`, seen through the preprocessor."""
-
-    def __getitem__(self, index):
-        batch = self.texts[index]
-        return self.preprocessor(*(batch if isinstance(batch, tuple) else (batch,)))
 
 
 class LabelledTexts(keras.utils.PyDataset):

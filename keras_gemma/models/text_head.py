@@ -16,9 +16,9 @@ from keras_gemma.generation import bucket
 from keras_gemma.layers import TokenPooling
 from keras_gemma.models.fit_data import is_text, is_tf_dataset
 from keras_gemma.models.fit_run import fit_run
-from keras_gemma.models.labelled_texts import LabelledDataset, LabelledTexts
+from keras_gemma.models.labelled_texts import LabelledTexts
 from keras_gemma.models.preset_model import PARTS_WITHOUT_WEIGHTS, PresetTask
-from keras_gemma.models.text_batches import features
+from keras_gemma.models.text_batches import TextDataset, features
 from keras_gemma.presets import BadPresetError, bundle, registry
 from keras_gemma.presets.registry import PARTS
 
@@ -102,8 +102,9 @@ class TextHead(PresetTask):
                 x = x.map(functools.partial(self._preprocess, width=bucket))
             batch_size = None  # it brings its own batches
         elif isinstance(x, keras.utils.PyDataset):
-            if not isinstance(x, (LabelledDataset, LabelledTexts)) and is_text(features(x[0])):
-                x = LabelledDataset(x, self._preprocess)
+            if is_text(features(x[0])):
+                prepare = self._preprocess
+                x = TextDataset(x, lambda b: prepare(*(b if isinstance(b, tuple) else (b,))))
             batch_size = None
         elif self._is_text(x):
             x = self._batches(x, y, weights, batch_size or 32, order)
