@@ -151,19 +151,28 @@ def _card_of(name):
 def recipe(name_or_path: str | Path) -> dict[str, Any]:
     """A training recipe, by its name in `presets/recipes` or as a JSON file.
 
+    The file that its `data` names is taken from beside it, if it lies there.
+
     Raises:
         PresetError: there is no such recipe; near names are told.
     """
     path = Path(name_or_path).expanduser()
     if path.suffix == ".json" or path.is_file():
-        return bundle.read_json(path.parent, path.name)
+        return _with_data(bundle.read_json(path.parent, path.name), path.parent)
     known, name = recipes(), os.fspath(name_or_path)
     if name not in known:
         raise PresetError(
             f"There is no recipe {name!r}.{nearest(name, known)} "
             f"Recipes: {', '.join(known) or 'none'}; or give a JSON file."
         )
-    return bundle.read_json(root() / "recipes", f"{name}.json")
+    folder = root() / "recipes"
+    return _with_data(bundle.read_json(folder, f"{name}.json"), folder)
+
+
+def _with_data(recipe, folder):
+    if "data" in recipe and (beside := folder / recipe["data"]).is_file():
+        recipe["data"] = str(beside.resolve())
+    return recipe
 
 
 def recipes() -> list[str]:

@@ -45,12 +45,7 @@ def prepare(recipe: Mapping[str, Any]) -> tuple[GemmaCausalLM, Any, dict[str, An
     model.preprocessor.pack = settings["pack"]
     if settings["quantize"]:
         model.quantize(settings["quantize"])
-    if settings["lora"]:
-        lora = dict(settings["lora"])
-        targets = lora.pop("targets", None)
-        model.backbone.enable_lora(target_layer_names=targets, **lora)
-    remat = {"remat": settings["remat"]} if settings["remat"] else {}
-    model.compile(optimizer=_optimizer(settings), **remat)
+    adapt(model, settings)
     options = {"batch_size": settings["batch_size"], "epochs": settings["epochs"]}
     if settings["tokens"]:
         places = settings["batch_size"] * settings["row_length"]
@@ -58,6 +53,16 @@ def prepare(recipe: Mapping[str, Any]) -> tuple[GemmaCausalLM, Any, dict[str, An
     if settings["validation"]:
         options["validation_split"] = settings["validation"]
     return model, Path(settings["data"]), options
+
+
+def adapt(model: GemmaCausalLM, settings: Mapping[str, Any]) -> None:
+    """Put adapters beside the weights and compile, as a recipe with all fields says."""
+    if settings["lora"]:
+        lora = dict(settings["lora"])
+        targets = lora.pop("targets", None)
+        model.backbone.enable_lora(target_layer_names=targets, **lora)
+    remat = {"remat": settings["remat"]} if settings["remat"] else {}
+    model.compile(optimizer=_optimizer(settings), **remat)
 
 
 def checked(recipe: Mapping[str, Any]) -> dict[str, Any]:
