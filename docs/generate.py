@@ -198,6 +198,29 @@ def new_skills() -> str:
     return training_tables.new_skills(ROOT / "benchmarks" / "results")
 
 
+def recipes() -> str:
+    """The recipes for people's own data."""
+    lines = [
+        "| recipe | what | starts from | a step | memory, estimated | for |",
+        "|---|---|---|---:|---:|---|",
+    ]
+    for name in registry.recipes():
+        recipe = registry.recipe(name)
+        if "data" in recipe:
+            needs = recipe["needs"]
+            rows = recipe["batch_size"] * recipe.get("accumulate", 1)
+            cells = (
+                f"`{name}`",
+                recipe["description"].rstrip("."),
+                f"`{recipe['start']}`",
+                f"{rows} x {recipe['row_length']:,}",
+                f"{needs['estimated_gb']} GB",
+                needs["of"],
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 PARTS = {
     "bundled models": bundled_models,
     "presets": presets,
@@ -207,6 +230,7 @@ PARTS = {
     "wordnet classes": wordnet_classes,
     "training": training,
     "new skills": new_skills,
+    "recipes": recipes,
 }
 
 
@@ -222,7 +246,8 @@ def renewed(text: str) -> str:
 
 def outdated() -> dict[Path, str]:
     """Files that are not what cards and results say, with what they should be."""
-    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("benchmarks", "text_heads"))]
+    names = "benchmarks", "fine_tuning", "text_heads"
+    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in names)]
     wanted = {path: renewed(path.read_text(encoding="utf-8")) for path in pages}
     wanted[ROOT / "presets" / "README.md"] = page()
     return {p: text for p, text in wanted.items() if p.read_text(encoding="utf-8") != text}
