@@ -73,6 +73,21 @@ def lent(array: np.ndarray) -> Any:
     return _lent(usable(array, array.dtype), keras.backend.backend())
 
 
+def own(variables: Any) -> None:
+    """Give variables memory of their own, one after the other, where it was lent by NumPy.
+
+    A program of JAX may write new weights where the old ones were, but not in lent memory: it would
+    hold all of them twice.
+    """
+    if keras.backend.backend() != "jax":
+        return
+    import jax
+
+    for variable in variables:
+        if variable.value.devices() == {jax.devices("cpu")[0]}:
+            variable.assign(jax.numpy.copy(variable.value))
+
+
 def _lent(array, name):
     """A tensor that keeps its numbers where the array has them; the array is not to be used again."""
     if name == "jax":

@@ -12,11 +12,8 @@ def rematerialized(function: Callable, layer: keras.Layer) -> Callable:
 
     What dropout layers of `layer` drop is dropped again the second time.
     """
-    states = [
-        part.seed_generator.state
-        for part in layer._flatten_layers()
-        if getattr(part, "seed_generator", None) is not None
-    ]
+    generators = (part._seed_generators for part in layer._flatten_layers())
+    states = [generator.state for some in generators for generator in some]
 
     def run(x):
         before, after = ([state + _draws(count) for state in states] for count in (0, 1))

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_gemma.arrays import own
 from keras_gemma.models.text_batches import TextBatches
 from keras_gemma.optimizers import set_total_steps
 
@@ -46,6 +47,7 @@ class FitRun(keras.callbacks.Callback):
             self.data.start = self._start
 
     def on_train_begin(self, logs=None):
+        own(self.model.variables)
         self._tell_length()
 
     def _tell_length(self, done=None):

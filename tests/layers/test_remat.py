@@ -8,9 +8,11 @@ from conftest import SIZES, WINDOWED, close, loud
 from keras_gemma import GemmaBackbone, GemmaCausalLM
 
 
-def trained(remat, **options):
+def trained(remat, lora_dropout=None, **options):
     keras.utils.set_random_seed(3)
     model = GemmaCausalLM(loud(GemmaBackbone(**SIZES, **WINDOWED, **options), scale=0.2))
+    if lora_dropout is not None:
+        model.backbone.enable_lora(2, dropout=lora_dropout)
     model.compile(optimizer=keras.optimizers.SGD(0.1), remat=remat)
     ids = np.random.default_rng(1).integers(1, 96, (2, 13)).astype("int32")
     inputs = {"token_ids": ids[:, :-1], "padding_mask": np.ones((2, 12), "int32")}
@@ -19,16 +21,16 @@ def trained(remat, **options):
     return model
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_weights_after_two_steps_are_the_same(dropout, monkeypatch):
-    plain, again, blocks = trained(False, dropout=dropout), keras.remat, []
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"lora_dropout": 0.5}], ids=str)
+def test_weights_after_two_steps_are_the_same(options, monkeypatch):
+    plain, again, blocks = trained(False, **options), keras.remat, []
 
     def counting(function):
         blocks.append(function)
         return again(function)
 
     monkeypatch.setattr(keras, "remat", counting)
-    model = trained(True, dropout=dropout)
+    model = trained(True, **options)
     assert len(blocks) >= SIZES["num_layers"]
     for variable, other in zip(model.variables, plain.variables):
         close(variable, other, 1e-6)
