@@ -132,10 +132,7 @@ def _kept_by_token(config: GemmaConfig, length, dtype, is_frozen, remat):
 
 
 def _bytes(variables):
-    sizes = {
-        variable.dtype: keras.backend.standardize_dtype(variable.dtype) for variable in variables
-    }
-    return sum(math.prod(v.shape) * _number_bytes(sizes[v.dtype]) for v in variables)
+    return sum(math.prod(v.shape) * _number_bytes(v.dtype) for v in variables)
 
 
 def _number_bytes(dtype):
