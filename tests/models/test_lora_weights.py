@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import close
-from lora_examples import adapted, drawn, logits, model
+from lora_examples import BATCH, IDS, adapted, drawn, logits, model
 
 from keras_gemma import GemmaCausalLM
 from keras_gemma.models.lora import TARGETS
@@ -27,6 +27,24 @@ def test_an_adapter_is_saved_and_loaded(way, tmp_path):
     close(logits(fresh), logits(lm), 1e-6)
     fresh.backbone.load_lora_weights(tmp_path / "a.lora.h5", name="again")
     assert fresh.backbone.lora_names == ["again", "default"]
+
+
+def test_a_callback_saves_while_fit_runs(tmp_path):
+    class Saving(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            lm.backbone.save_lora_weights(tmp_path / f"{epoch + 1}.lora.h5")
+            made.append(logits(lm))
+
+    lm, made = model(num_layers=1), []
+    lm.backbone.enable_lora(2)
+    lm.compile(optimizer=keras.optimizers.Adam(0.05))
+    lm.fit(BATCH, IDS, epochs=2, callbacks=[Saving()], verbose=0)
+    close(logits(lm), made[1], 1e-6)
+    for number, expected in enumerate(made, 1):
+        fresh = model(num_layers=1)
+        fresh.backbone.load_lora_weights(tmp_path / f"{number}.lora.h5")
+        close(logits(fresh), expected, 1e-6)
+    assert not np.allclose(*made)
 
 
 def test_saved_models_have_the_adapter_in_their_kernels(tmp_path):
