@@ -1,5 +1,6 @@
 """Adafactor (arXiv 1804.04235) that trains weights of any dtype, in hardly any memory."""
 
+import math
 from typing import Any
 
 import keras
@@ -38,28 +39,37 @@ class Adafactor(Float32Optimizer, keras.optimizers.Adafactor):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        gradient, weight = self.scaled(gradient), ops.cast(variable, "float32")
-        rate = ops.cast(learning_rate, "float32")
+        gradient, rate = self.scaled(gradient), ops.cast(learning_rate, "float32")
         step = ops.cast(self.iterations + 1, "float32")
-        memory = 1 - ops.power(step, self.beta_2_decay)
+        self._remember(index, gradient, 1 - ops.power(step, self.beta_2_decay))
+        kept = 1 - rate * self.decay_of(index)
+        change = gradient / ops.sqrt(self._squares(index))
         step_size = ops.minimum(rate, 1 / ops.sqrt(step))
+        step_size = step_size * ops.maximum(self.epsilon_2, kept * self._rms(variable))
+        step_size = step_size / ops.maximum(1.0, self._rms(change) / self.clip_threshold)
 
-        weight = weight * (1 - rate * self.decay_of(index))
-        step_size = step_size * ops.maximum(self.epsilon_2, self._rms(weight))
-        change = gradient / ops.sqrt(self._squares(index, gradient, memory))
-        change = change / ops.maximum(1.0, self._rms(change) / self.clip_threshold)
-        new = weight - step_size * change
-        places = in_place.places(new)
-        self.assign(variable, self.rounded(new, variable.dtype, index, 0, places))
+        def formula(places, weight, change):
+            new = ops.cast(weight, "float32") * kept - step_size * change
+            return (self.rounded(new, weight.dtype, index, 0, places),)
 
-    def _squares(self, index, gradient, memory):
-        """What remains of the mean of squares: the product of its rows' and its columns' means."""
+        in_place.replace(self, formula, [variable], [change])
+
+    def _rms(self, x):
+        x = ops.convert_to_tensor(x)
+        return ops.sqrt(in_place.sum_of_squares(x) / math.prod(x.shape))
+
+    def _remember(self, index, gradient, memory):
         squares = ops.square(gradient) + self.epsilon_1
         if self._v[index] is not None:
             self.assign(self._v[index], _mixed(memory, self._v[index], squares))
-            return ops.convert_to_tensor(self._v[index])
+            return
         for slot, axis in ((self._r[index], -1), (self._c[index], -2)):
             self.assign(slot, _mixed(memory, slot, ops.mean(squares, axis=axis)))
+
+    def _squares(self, index):
+        """What is known of the mean of squares: the product of its rows' and its columns' means."""
+        if self._v[index] is not None:
+            return ops.convert_to_tensor(self._v[index])
         rows, columns = (ops.convert_to_tensor(s[index]) for s in (self._r, self._c))
         rows = rows / ops.mean(rows, axis=-1, keepdims=True)
         return rows[..., None] * columns[..., None, :]

@@ -12,9 +12,12 @@ from typing import Any
 import keras
 from keras import ops
 
-# Numbers in a piece: 128 KiB of float32 on a CPU, more where a kernel goes through them once; on a
+from keras_gemma.arrays import in_order
+
+# Numbers in a piece: 256 KiB of float32 on a CPU, more where a kernel goes through them once; on a
 # GPU so many that starting a kernel takes less than running it.
-_PIECE, _KERNEL_PIECE, _GPU_PIECE = 2**15, 2**18, 2**24
+_PIECE, _KERNEL_PIECE, _GPU_PIECE = 2**16, 2**18, 2**24
+_XLA_PIECE = 2**22
 
 
 def replace(
@@ -27,10 +30,12 @@ def replace(
         formula: from number to number or within a row, for it may see some rows only. `places()`
             is where each number of the first target stands in it, as int32.
         targets: variables.
-        inputs: tensors. All of both have the same first axis,
-        rows: or, where given, so many numbers that they are seen as so many rows.
+        inputs: tensors. Targets and inputs have as many rows, each.
+        rows: as how many rows they are seen; or `None`, as they are.
     """
     if _may_write(optimizer):
+        if rows:
+            inputs = [in_order(x) for x in inputs]
         for start, views in _pieces([*targets, *inputs], _PIECE, rows):
             for view, new in zip(views, formula(places(views[0], start), *views)):
                 view.copy_(new)
@@ -38,8 +43,26 @@ def replace(
     tensors = [ops.convert_to_tensor(t) for t in (*targets, *inputs)]
     if rows:
         tensors = [ops.reshape(t, (rows, -1)) for t in tensors]
-    for target, value in zip(targets, formula(places(tensors[0]), *tensors)):
+        new = _in_loop(formula, tensors[: len(targets)], tensors[len(targets) :])
+    else:
+        new = formula(places(tensors[0]), *tensors)
+    for target, value in zip(targets, new):
         optimizer.assign(target, ops.reshape(value, target.shape))
+
+
+def _in_loop(formula, old, inputs):
+    """A formula within rows, some rows at a time: what XLA can't make one pass of makes small arrays."""
+    rows, width = old[0].shape
+    step = min(rows, max(1, _XLA_PIECE // width))
+
+    def piece(start, size, state):
+        views = [ops.slice(t, (start, 0), (size, t.shape[1])) for t in (*state, *inputs)]
+        new = formula(places(views[0], start * width), *views)
+        return tuple(ops.slice_update(t, (start, 0), x) for t, x in zip(state, new))
+
+    loops, rest = divmod(rows, step)
+    new = ops.fori_loop(0, loops, lambda i, state: piece(i * step, step, state), tuple(old))
+    return piece(rows - rest, rest, new) if rest else new
 
 
 def adamw(
@@ -77,12 +100,12 @@ def adamw(
     return True
 
 
-def places(tensor: Any, start: int = 0) -> Callable:
+def places(tensor: Any, start: Any = 0) -> Callable:
     """What returns, for each number of a tensor, which one it is, as int32."""
 
     def numbers():
-        stop = start + math.prod(tensor.shape)
-        return ops.reshape(ops.arange(start, stop, dtype="int32"), tensor.shape)
+        count = ops.arange(math.prod(tensor.shape), dtype="int32")
+        return ops.reshape(count, tensor.shape) + start
 
     return numbers
 
