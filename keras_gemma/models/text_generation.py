@@ -314,7 +314,7 @@ def _strings(inputs):
         return [inputs], True
     if not isinstance(inputs, (list, tuple)):
         inputs = _numpy(inputs) if hasattr(inputs, "shape") else inputs
-        if not is_text(inputs):
+        if not is_text(inputs) or isinstance(inputs, bytes):
             raise TypeError(
                 "generate takes a string, a list of strings, or a dict with token_ids and "
                 f"padding_mask, not {type(inputs).__name__}."

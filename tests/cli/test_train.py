@@ -7,9 +7,12 @@ import pytest
 
 from keras_gemma.cli import train
 from keras_gemma.cli.common import Settings
+from keras_gemma.presets.errors import NoSpaceError
 
 pytestmark = pytest.mark.once
 
+# By the number of tokens that a fake run is given.
+ENDS = {0: KeyboardInterrupt(), -1: SystemExit(143), -2: NoSpaceError("needs 9 bytes, 5 are free")}
 RECIPE = {"seed": 1, "tokens": 100, "optimizer": {"learning_rate": 0.1}}
 
 
@@ -22,8 +25,8 @@ def trainer(monkeypatch, tmp_path):
         calls.append((recipe, out, resume))
         for step in range(1, 4):
             on_progress({"step": step, "steps": 3, "loss": 2.0 / step, "tokens_per_second": 1e3})
-        if recipe["tokens"] == 0:
-            raise KeyboardInterrupt
+        if recipe["tokens"] in ENDS:
+            raise ENDS[recipe["tokens"]]
         return {"tokens_seen": recipe["tokens"]}
 
     module = ModuleType("keras_gemma.training.recipe")
@@ -94,6 +97,13 @@ def test_an_interrupt_says_how_to_go_on(run, trainer):
     result = run("train", trainer[0], "--set", "tokens=0")
     assert result.exit_code == 130
     assert "keras-gemma train --resume runs/quick" in result.stderr
+
+
+def test_a_termination_and_a_full_disk_have_their_exit_codes(run, trainer):
+    result = run("train", trainer[0], "--set", "tokens=-1")
+    assert (result.exit_code, "--resume runs/quick" in result.stderr) == (143, True)
+    result = run("train", trainer[0], "--set", "tokens=-2")
+    assert (result.exit_code, "needs 9 bytes, 5 are free" in result.stderr) == (5, True)
 
 
 def test_recipes_unknown_or_broken_have_their_exit_codes(run, tmp_path):

@@ -229,6 +229,7 @@ def test_a_quantized_classifier_judges_alike_and_is_kept(tokenizer, tmp_path):
     again = GemmaTextClassifier.from_preset(tmp_path)
     close(again.predict(TEXTS, verbose=0), rounded, 1e-5)
     model.backbone.trainable = False
+    model.compile()
     model.fit(TEXTS, LABELS, verbose=0)  # the head can still be trained
 
 

@@ -13,14 +13,14 @@ def test_what_was_learnt_by_heart_is_recited_and_other_text_is_not(model, tokeni
     words = ["cat", "dog", "hen", "boat", "saw", "the", "ran", "big"]
     texts = [" ".join(random.choice(words, 40)) for _ in range(4)]
     known, other = texts[:2], texts[2:]
-    model.preprocessor.sequence_length = 60
+    model.preprocessor.sequence_length = 120
     model.compile(AdamW(0.02))
     assert canary(model, known, 10, 20).exact == 0
     model.fit(known, epochs=120, batch_size=2, verbose=0)
     found = canary(model, known, 10, 20)
     assert (found.checked, found.exact, found.approximate, found.shortened) == (2, 2, 2, 0)
     assert canary(model, other, 10, 20).exact == 0
-    assert model.preprocessor.sequence_length == 60  # it is left as it was
+    assert model.preprocessor.sequence_length == 120  # it is left as it was
 
 
 def test_short_texts_are_halved_or_left_out_and_counted(model, texts):
