@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # a checkout needs no installation to be measured
 from keras_gemma.data.skills import COMBINED, ITEMS, SKILLS, Question, questions
 
 NEW = "reverse words"
-ROW = 64  # tokens; the longest example has fewer
+ROW = 48  # tokens; the longest example has 45
 
 
 def new_questions(seed: int, count: int, held_out: bool) -> list[Question]:
@@ -132,13 +132,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("preset", nargs="?", default="gemma_instruct_tiny_en")
     parser.add_argument("--examples", type=int, default=2000, help="of the new skill")
-    parser.add_argument("--old", type=float, default=0.25, help="share of old examples among all")
+    parser.add_argument("--old", type=float, default=0.5, help="share of old examples among all")
     parser.add_argument("--questions", type=int, default=400, help="asked of each skill")
-    parser.add_argument("--rank", type=int, default=8, help="of the adapters; 0 trains all weights")
+    parser.add_argument("--rank", type=int, default=16, help="of the adapters; 0 trains all weights")
     parser.add_argument("--targets", nargs="+", help="layers; queries and values if left out")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=5e-3, help="the highest learning rate")
+    parser.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="write the result file")
     chosen = parser.parse_args()
