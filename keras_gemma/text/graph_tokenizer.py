@@ -28,12 +28,25 @@ class GraphTokenizer:
         rests = {c: [re.escape(n[1:]) for n in parts.names if n[0] == c] for c in parts.starts}
         self.names = {re.escape(start): "|".join(rest) for start, rest in rests.items()}
         self.processor: Any = None
+        self.read()
+
+    def read(self) -> None:
+        """Let tensorflow-text, if it is there, read the vocabulary, once.
+
+        And again where TensorFlow has let go of it: `tf.random.set_seed` clears what operations hold.
+        """
         try:
             import tensorflow_text
         except ImportError:
             return
-        with tf.init_scope():  # the model is read once, outside of a graph that is being traced
-            self.processor = tensorflow_text.SentencepieceTokenizer(tokenizer.proto)
+        with tf.init_scope():  # outside of a graph that is being traced
+            try:
+                if self.processor is not None:
+                    self.processor.tokenize([""])
+                    return
+            except tf.errors.NotFoundError:
+                pass
+            self.processor = tensorflow_text.SentencepieceTokenizer(self.tokenizer.proto)
 
     @tf.autograph.experimental.do_not_convert
     def tokenize(self, inputs: Any, control_tokens: bool) -> Any:

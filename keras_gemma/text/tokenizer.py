@@ -355,6 +355,8 @@ class GemmaTokenizer(TokenizerFiles):
             from keras_gemma.text.graph_tokenizer import GraphTokenizer
 
             self._graph = GraphTokenizer(self)
+        else:
+            self._graph.read()
         return self._graph
 
 
