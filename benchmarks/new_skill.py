@@ -134,7 +134,9 @@ def main():
     parser.add_argument("--examples", type=int, default=2000, help="of the new skill")
     parser.add_argument("--old", type=float, default=0.5, help="share of old examples among all")
     parser.add_argument("--questions", type=int, default=400, help="asked of each skill")
-    parser.add_argument("--rank", type=int, default=16, help="of the adapters; 0 trains all weights")
+    parser.add_argument(
+        "--rank", type=int, default=16, help="of the adapters; 0 trains all weights"
+    )
     parser.add_argument("--targets", nargs="+", help="layers; queries and values if left out")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=16)

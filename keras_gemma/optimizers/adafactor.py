@@ -72,7 +72,7 @@ class Adafactor(Float32Optimizer, keras.optimizers.Adafactor):
             return ops.convert_to_tensor(self._v[index])
         rows, columns = (ops.convert_to_tensor(s[index]) for s in (self._r, self._c))
         rows = rows / ops.mean(rows, axis=-1, keepdims=True)
-        return rows[..., None] * columns[..., None, :]
+        return ops.expand_dims(rows, -1) * ops.expand_dims(columns, -2)
 
 
 def _mixed(memory, old, new):
