@@ -25,6 +25,7 @@ from keras import ops
 
 from keras_gemma import arrays
 from keras_gemma.generation.compilation_cache import keep_compiled
+from keras_gemma.graphs import own_gradients
 
 
 class Compiler:
@@ -98,7 +99,12 @@ class TensorFlowCompiler(Compiler):
     def program(self, function, donate=None):
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True)
+        @functools.wraps(function)
+        def traced(*arguments, **options):
+            with own_gradients():
+                return function(*arguments, **options)
+
+        return tf.function(traced, jit_compile=True)
 
     def loop(self, while_true, step, state, given=(), whole=False):
         return ops.while_loop(while_true, lambda state: (step(given, state),), (state,))[0]

@@ -1,6 +1,8 @@
-"""Programs of `fit`, `evaluate` and `predict` that follow a model's variables when these come and go."""
+"""Programs of `fit`, `evaluate` and `predict` that follow a model's variables when these come and go, and go with it."""
 
 import keras
+
+from keras_gemma.graphs import own_gradients
 
 
 class FreshPrograms(keras.Model):
@@ -20,6 +22,18 @@ class FreshPrograms(keras.Model):
 
     def make_predict_function(self, force=False):
         return super().make_predict_function(self._has_changed("predict") or force)
+
+    def train_step(self, *args, **kwargs):
+        with own_gradients():
+            return super().train_step(*args, **kwargs)
+
+    def test_step(self, *args, **kwargs):
+        with own_gradients():
+            return super().test_step(*args, **kwargs)
+
+    def predict_step(self, *args, **kwargs):
+        with own_gradients():
+            return super().predict_step(*args, **kwargs)
 
     def _has_changed(self, kind):
         """Whether variables are others than when this was asked last; PyTorch wraps lists in `self`."""

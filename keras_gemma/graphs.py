@@ -1,0 +1,41 @@
+"""Graphs of TensorFlow that memory gets back."""
+
+import contextlib
+import weakref
+
+import keras
+
+
+@contextlib.contextmanager
+def own_gradients():
+    """What is traced inside keeps its custom gradients itself, and goes with them; on TensorFlow, elsewhere nothing.
+
+    TensorFlow registers the gradient of each call of `custom_gradient` for as long as the process lives. The gradient
+    holds its graph, the graph the variables: a model that was trained and deleted would stay.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+    from tensorflow.python.framework.ops import gradient_registry
+
+    registered = gradient_registry._registry
+    before = set(registered)
+    yield
+    if tf.executing_eagerly():
+        return
+    graph = tf.compat.v1.get_default_graph()
+    for name in registered.keys() - before:
+        entry = registered[name]
+        graph.add_to_collection("own_gradients", entry["type"])
+        entry["type"] = _weakly(entry["type"])
+        weakref.finalize(graph, registered.pop, name, None)
+
+
+def _weakly(gradient):
+    held = weakref.ref(gradient)
+
+    def call(op, *upstream):
+        return held()(op, *upstream)
+
+    return call
