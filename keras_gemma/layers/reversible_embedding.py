@@ -3,6 +3,7 @@
 V vocabulary, D model width.
 """
 
+import contextlib
 import dataclasses
 
 import keras
@@ -11,6 +12,7 @@ from keras import ops
 from keras_gemma.config import GemmaConfig
 from keras_gemma.layers.attend import soft_capped
 from keras_gemma.layers.fan_in import FanIn
+from keras_gemma.layers.tied_lookup import tied_lookup
 
 
 def scaled(vectors_BTD):
@@ -35,7 +37,13 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
             **kwargs,
         )
 
+    _is_tied, _tied_table = False, None
+
     def call(self, inputs, reverse=False):
+        if self._is_tied and not reverse:
+            table_VD = ops.cast(self.embeddings, self.compute_dtype)
+            vectors_BTD, self._tied_table = tied_lookup(ops.cast(inputs, "int32"), table_VD)
+            return scaled(vectors_BTD)
         outputs = super().call(inputs, reverse=reverse)
         if reverse:
             return outputs
@@ -43,9 +51,25 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
 
     def table(self):
         """What both ways multiply with and look up, VD, in the dtype of activations."""
+        if self._tied_table is not None:
+            return self._tied_table
         if self.quantization_mode is None:
             return ops.cast(self.embeddings, self.compute_dtype)
         return super().quantized_call(ops.arange(self.input_dim, dtype="int32"))
+
+    @contextlib.contextmanager
+    def tied(self, wanted: bool = True):
+        """While this lasts, `table()` is that of the last lookup, and the gradients of both are one, if `wanted`.
+
+        Of lower precision they stay two: what is added to a large sum is lost.
+        """
+        plain = self.quantization_mode is None and not self.lora_enabled and self.trainable
+        exact = self.compute_dtype == self.variable_dtype == "float32"
+        self._is_tied = wanted and plain and exact
+        try:
+            yield
+        finally:
+            self._is_tied, self._tied_table = False, None
 
     def quantized_call(self, inputs, reverse=False):
         outputs = super().quantized_call(inputs, reverse=reverse)

@@ -214,7 +214,9 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
 
     def train_step(self, *args, **kwargs):
         *_, data = args  # before it, on JAX, the state
-        with self._hidden_states(), gradients_weigh(self.optimizer, self._weight_of(data)):
+        tied = self.backbone.token_embedding.tied(self._trains_on_hidden_states)
+        weighed = gradients_weigh(self.optimizer, self._weight_of(data))
+        with self._hidden_states(), tied, weighed:
             return super().train_step(*args, **kwargs)
 
     def test_step(self, *args, **kwargs):

@@ -25,6 +25,8 @@ MAY_NAME_BACKENDS = (
     "generation/torch_step.py",
     "generation/cuda_loop.py",
     "layers/splash.py",
+    "layers/tied_lookup.py",
+    "layers/torch_tied_lookup.py",
     "models/cross_entropy.py",
     "models/torch_cross_entropy.py",
     "optimizers/in_place.py",
