@@ -28,14 +28,5 @@ def own_gradients():
     for name in registered.keys() - before:
         entry = registered[name]
         graph.add_to_collection("own_gradients", entry["type"])
-        entry["type"] = _weakly(entry["type"])
+        entry["type"] = weakref.proxy(entry["type"])
         weakref.finalize(graph, registered.pop, name, None)
-
-
-def _weakly(gradient):
-    held = weakref.ref(gradient)
-
-    def call(op, *upstream):
-        return held()(op, *upstream)
-
-    return call
