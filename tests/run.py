@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 # The longest first, so that none is left alone at the end.
 BACKENDS = ("tensorflow", "jax", "torch")
-# TensorFlow keeps what XLA compiled as long as its process lives, some 45 MB a program: these run in another process.
-APART = {"tensorflow": ("tests/generation", "tests/models", "tests/samplers")}
+# TensorFlow keeps what XLA compiled as long as its process lives, some 45 MB a program: these have processes of their own.
+APART = {"tensorflow": ("models", "generation")}
 ONCE = "torch"  # has no programs to compile, which is most of the time of small tests
 AT_ONCE = 2
 # Per cent of the lines of keras_gemma that PyTorch's tests run, and those that are the same whatever the backend.
@@ -91,15 +91,14 @@ def divided(backends, arguments):
     if not apart:
         return [Suite(name, name, marks, arguments.rest) for name in backends]
     suites = [Suite("once", ONCE, " and ".join([*usual, "once"]), COVERED)]
+    everything = {path.name for path in (ROOT / "tests").iterdir()} - {"conftest.py"}
     for name in backends:
-        folders = APART.get(name, ())
+        for folder in (folders := APART.get(name, ())):
+            others = [f"--ignore=tests/{other}" for other in sorted(everything - {folder})]
+            suites.append(Suite(f"{name}, {folder}", name, marks, others))
         rest = COVERED if name == ONCE else []
-        suites.append(Suite(name, name, marks, [*rest, *(f"--ignore={f}" for f in folders)]))
-        if folders:
-            others = {f"tests/{path.name}" for path in (ROOT / "tests").iterdir()} - {*folders}
-            others -= {"tests/conftest.py"}
-            ignored = [f"--ignore={path}" for path in sorted(others)]
-            suites.append(Suite(f"{name}, models", name, marks, ignored))
+        rest = [*rest, *(f"--ignore=tests/{folder}" for folder in folders)]
+        suites.append(Suite(name, name, marks, rest))
     return suites
 
 
