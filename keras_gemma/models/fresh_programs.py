@@ -24,6 +24,9 @@ class FreshPrograms(keras.Model):
         return super().make_predict_function(self._has_changed("predict") or force)
 
     def train_step(self, *args, **kwargs):
+        if hasattr(self, "zero_grad"):
+            # PyTorch's: Keras lets go of the last step's gradients after the forward pass, which then has less room.
+            self.zero_grad()
         with own_gradients():
             return super().train_step(*args, **kwargs)
 
