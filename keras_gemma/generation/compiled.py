@@ -99,12 +99,12 @@ class TensorFlowCompiler(Compiler):
     def program(self, function, donate=None):
         import tensorflow as tf
 
-        @functools.wraps(function)
         def traced(*arguments, **options):
             with own_gradients():
                 return function(*arguments, **options)
 
-        return tf.function(traced, jit_compile=True)
+        # All that branches or repeats is an operation already.
+        return tf.function(traced, jit_compile=True, autograph=False)
 
     def loop(self, while_true, step, state, given=(), whole=False):
         return ops.while_loop(while_true, lambda state: (step(given, state),), (state,))[0]
