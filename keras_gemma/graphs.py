@@ -19,12 +19,12 @@ def own_gradients():
     import tensorflow as tf
     from tensorflow.python.framework.ops import gradient_registry
 
-    registered = gradient_registry._registry
+    if tf.executing_eagerly():  # nothing is registered
+        yield
+        return
+    registered, graph = gradient_registry._registry, tf.compat.v1.get_default_graph()
     before = set(registered)
     yield
-    if tf.executing_eagerly():
-        return
-    graph = tf.compat.v1.get_default_graph()
     for name in registered.keys() - before:
         entry = registered[name]
         graph.add_to_collection("own_gradients", entry["type"])

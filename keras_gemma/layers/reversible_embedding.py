@@ -25,6 +25,8 @@ def scaled(vectors_BTD):
 class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
     """Ids to vectors times `sqrt(D)`; with `reverse=True` hidden states to (capped) logits."""
 
+    _is_tied, _tied_table = False, None
+
     def __init__(self, config: GemmaConfig, **kwargs):
         self.config = config = GemmaConfig.of(config)
         super().__init__(
@@ -36,8 +38,6 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
             logit_soft_cap=config.final_logit_soft_cap,
             **kwargs,
         )
-
-    _is_tied, _tied_table = False, None
 
     def call(self, inputs, reverse=False):
         if self._is_tied and not reverse:
