@@ -126,7 +126,7 @@ def allowed_rows(requests: Sequence[Request], array) -> Any:
 def bits(words_BW: Any, width: int) -> Any:
     """bool BV: bit v % 32 of word v // 32."""
     bits_BW32 = ops.right_shift(words_BW[..., None], ops.arange(32, dtype="int32")) & 1
-    return ops.reshape(bits_BW32, (len(words_BW), -1))[:, :width] > 0
+    return ops.reshape(bits_BW32, (words_BW.shape[0], -1))[:, :width] > 0
 
 
 class Grown(NamedTuple):
