@@ -9,7 +9,7 @@ collect_ignore = ["conversion/llama_cpp_process.py"]
 
 SIZES = {
     "vocabulary_size": 96,
-    "num_layers": 3,
+    "num_layers": 2,
     "num_query_heads": 4,
     "num_key_value_heads": 2,
     "hidden_dim": 24,
@@ -40,6 +40,11 @@ def close(got, expected, bar=2e-5, where=None):
         difference = difference * where
     error = difference.max() / np.abs(expected).max()
     assert error <= bar, f"largest difference {error:.2e} of the largest value, over {bar:.0e}"
+
+
+def once_but(cases, *everywhere):
+    """Cases of `parametrize`: those of `everywhere` run on each backend, the others on one of them."""
+    return [c if c in everywhere else pytest.param(c, marks=pytest.mark.once) for c in cases]
 
 
 @pytest.fixture

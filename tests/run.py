@@ -23,7 +23,8 @@ BACKENDS = ("tensorflow", "jax", "torch")
 APART = {"tensorflow": ("models", "generation")}
 ONCE = "torch"  # has no programs to compile, which is most of the time of small tests
 AT_ONCE = 2
-# Per cent of the lines of keras_gemma that PyTorch's tests run, and those that are the same whatever the backend.
+# Per cent of the lines of keras_gemma that the tests which are the same whatever the backend run. Counting
+# those of PyTorch's own tests as well finds 96 of 100, and takes five minutes more.
 COVERAGE_FLOOR = 90
 COVERED = ["--cov=keras_gemma", "--cov-report="]
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,8 +97,7 @@ def divided(backends, arguments):
         for folder in (folders := APART.get(name, ())):
             others = [f"--ignore=tests/{other}" for other in sorted(everything - {folder})]
             suites.append(Suite(f"{name}, {folder}", name, marks, others))
-        rest = COVERED if name == ONCE else []
-        rest = [*rest, *(f"--ignore=tests/{folder}" for folder in folders)]
+        rest = [f"--ignore=tests/{folder}" for folder in folders]
         suites.append(Suite(name, name, marks, rest))
     return suites
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import cases
 import numpy as np
 import pytest
-from conftest import close
+from conftest import close, once_but
 
 import keras_gemma.conversion.gemma_pytorch.checkpoint as gemma_pytorch
 from keras_gemma import export_checkpoint
@@ -46,7 +46,7 @@ def equal(ours, theirs):
         assert np.array_equal(np.asarray(one), np.asarray(other)), one.path
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", once_but(NAMES, "Gemma 3"))
 def test_there_and_back_is_the_same_model(exported, name):
     model, path = exported(name)
     assert format_of(path) == "gemma_pytorch"
@@ -59,7 +59,7 @@ def test_there_and_back_is_the_same_model(exported, name):
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", once_but(NAMES, "Gemma 3"))
 def test_what_we_wrote_gives_the_same_logits_by_deepminds_formula(exported, name):
     import gemma_pytorch_reference
 

@@ -3,7 +3,8 @@
 import gguf
 import numpy as np
 import pytest
-from conftest import SIZES, WINDOWED
+from conftest import SIZES as SMALL
+from conftest import WINDOWED
 
 import keras_gemma
 from keras_gemma.conversion.gguf.file import GGUFFile
@@ -19,6 +20,7 @@ from keras_gemma.presets import BadPresetError, folder
 
 pytestmark = pytest.mark.once
 
+SIZES = SMALL | {"num_layers": 3}
 NORMS = {"use_post_ffw_norm": True, "use_post_attention_norm": True}
 CAPS = {"attention_logit_soft_cap": 50.0, "final_logit_soft_cap": 30.0}
 PLAIN = {"attention_logit_soft_cap": None, "final_logit_soft_cap": None}

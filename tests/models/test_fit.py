@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import SIZES, close
+from conftest import SIZES, close, once_but
 from keras import ops
 
 from keras_gemma import GemmaBackbone, GemmaCausalLM, GemmaCausalLMPreprocessor
@@ -51,7 +51,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", once_but(KINDS, "conversations", "tf.data"))
 def test_fit_learns_from(kind, tokenizer):
     if kind == "tf.data":
         pytest.importorskip("tensorflow_text", reason="tensorflow-text is not installed")

@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from conftest import SIZES, close, loud
+from conftest import SIZES, close, loud, once_but
 from lora_examples import BATCH, IDS, adapted, drawn, logits, model
 
 from keras_gemma import Gemma3Backbone
 from keras_gemma.models.lora import TARGETS
+
+ALL_OPTIONS = {"use_dora": True, "use_rslora": True, "dropout": 0.1}
 
 
 def trained_layers(backbone):
@@ -35,8 +37,8 @@ def test_queries_and_values_alone_are_trained_unless_others_are_named():
         assert trained_layers(other.backbone) == sorted(TARGETS)
 
 
-@pytest.mark.parametrize("mode", [None, "int8", "int4"])
-@pytest.mark.parametrize("way", [{}, {"use_dora": True, "use_rslora": True, "dropout": 0.1}])
+@pytest.mark.parametrize("mode", once_but([None, "int8", "int4"], None, "int4"))
+@pytest.mark.parametrize("way", once_but([{}, ALL_OPTIONS], ALL_OPTIONS))
 def test_training_lowers_the_loss_and_leaves_the_base_as_it_is(mode, way):
     lm = model(mode, num_layers=1)
     base = {v.path: np.asarray(keras.ops.convert_to_numpy(v)) for v in lm.backbone.weights}
@@ -176,7 +178,10 @@ def tokens(lm):
     return lm.generate(BATCH, max_length=16, stop_token_ids=None)["token_ids"]
 
 
-@pytest.mark.parametrize("mode, plan", [(None, "auto"), (None, "none"), ("int4", "auto")])
+@pytest.mark.parametrize(
+    "mode, plan",
+    [(None, "auto"), pytest.param(None, "none", marks=pytest.mark.once), ("int4", "auto")],
+)
 def test_the_next_token_follows_whatever_is_done_to_adapters(mode, plan, tmp_path):
     """Awaited: the best next tokens of the model itself, or those of one made for the purpose."""
     lm, seen = model(mode, plan, num_layers=1), []

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import SIZES, close, loud
+from conftest import SIZES, close, loud, once_but
 from keras import ops
 
 from keras_gemma import GemmaBackbone, GemmaCausalLM, GemmaTextClassifier
@@ -55,7 +55,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", once_but(KINDS, "texts and labels", "tf.data"))
 def test_fit_learns_from(kind, tokenizer):
     model = make(tokenizer)
     history = model.fit(**KINDS[kind](), epochs=10, verbose=0).history

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import SIZES, WINDOWED, close, loud
+from conftest import SIZES, WINDOWED, close, loud, once_but
 from keras import ops
 
 from keras_gemma import GemmaBackbone, GemmaCausalLM
@@ -54,7 +54,8 @@ def batch(rows=4, length=12):
 
 
 def model():
-    return GemmaCausalLM(loud(GemmaBackbone(**SIZES, **WINDOWED), scale=0.2))
+    # A seed by which some tokens are guessed: an accuracy of 0 would prove little.
+    return GemmaCausalLM(loud(GemmaBackbone(**SIZES, **WINDOWED), seed=4, scale=0.2))
 
 
 def test_training_on_hidden_states_equals_training_on_logits():
@@ -106,18 +107,18 @@ def test_logits_are_made_for_a_metric_of_the_users_own():
     assert m.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)["all"] == 1
 
 
-@pytest.mark.parametrize("cut", [1, 2])
+@pytest.mark.parametrize("cut", once_but([1, 2, 4], 2))
 def test_how_a_batch_is_cut_for_accumulation_does_not_change_the_step(cut):
-    """Rows have unlike numbers of tokens that count; one has none."""
-    x, y, weights = batch()
+    """Four times two rows are eight; they have unlike numbers of tokens that count, one has none."""
+    x, y, weights = batch(rows=8)
     weights[1, 1:] = weights[2] = 0
     whole, parts = model(), model()
     whole.compile(optimizer=AdamW(0.01, global_clipnorm=1.0))
     whole.train_on_batch(x, y, weights)
-    optimizer = AdamW(0.01, global_clipnorm=1.0, gradient_accumulation_steps=4 // cut)
+    optimizer = AdamW(0.01, global_clipnorm=1.0, gradient_accumulation_steps=8 // cut)
     parts.compile(optimizer=optimizer)
-    for first in range(0, 4, cut):
+    for first in range(0, 8, cut):
         rows = slice(first, first + cut)
         parts.train_on_batch({name: part[rows] for name, part in x.items()}, y[rows], weights[rows])
     for mine, other in zip(parts.variables, whole.variables):
-        close(mine, other, 2e-5)
+        close(mine, other, 1e-5)

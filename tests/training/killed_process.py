@@ -1,4 +1,7 @@
-"""A run that kills itself after so many steps of its own: python killed_process.py FOLDER STEPS."""
+"""Runs that kill themselves after so many steps of their own, or never: after 0.
+
+python killed_process.py FOLDER STEPS [FOLDER STEPS]
+"""
 
 import hashlib
 import os
@@ -13,8 +16,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "text")]
 
 
 class Kill(keras.callbacks.Callback):
-    def on_train_begin(self, logs=None):
-        self.left = int(sys.argv[2])
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
 
     def on_train_batch_end(self, batch, logs=None):
         passing = self.model.fit_run.is_passing
@@ -23,7 +27,7 @@ class Kill(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main():
+def run(folder, steps):
     from vocabularies import TURNS, train
 
     from keras_gemma import GemmaBackbone, GemmaCausalLM, GemmaCausalLMPreprocessor, GemmaTokenizer
@@ -41,14 +45,15 @@ def main():
         head_dim=8,
     )
     model = GemmaCausalLM(backbone, GemmaCausalLMPreprocessor(tokenizer, 24))
-    checkpoint = Checkpoint(sys.argv[1], every=1, log_every=1, resume=True)
+    checkpoint = Checkpoint(folder, every=1, log_every=1, resume=True)
     texts = [f"the cat saw {count} boats" for count in range(11)]
-    model.fit(texts, epochs=2, batch_size=4, verbose=0, callbacks=[checkpoint, Kill()])
+    model.fit(texts, epochs=2, batch_size=4, verbose=0, callbacks=[checkpoint, Kill(steps)])
     digest = hashlib.sha256()
     for variable in (*model.variables, *model.optimizer.variables):
         digest.update(keras.ops.convert_to_numpy(variable).tobytes())
-    print(f"digest {digest.hexdigest()}")
+    print(f"digest {digest.hexdigest()}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    for folder, steps in zip(sys.argv[1::2], sys.argv[2::2]):
+        run(folder, int(steps))

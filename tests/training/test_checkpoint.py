@@ -40,18 +40,18 @@ def test_killed_at_any_step_and_resumed_it_ends_with_the_very_numbers(
 def test_killed_by_the_system_it_ends_with_the_very_numbers(tmp_path):
     """Processes of their own, one after another: whatever lives in memory is gone."""
 
-    def start(folder, kill_at=0):
+    def start(*runs):
         script = Path(__file__).with_name("killed_process.py")
-        command = [sys.executable, str(script), str(folder), str(kill_at)]
+        command = [sys.executable, str(script), *map(str, runs)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout.split("digest ")[-1], done.stderr
 
-    _, whole, told = start(tmp_path / "whole")
-    assert len(whole) == 65, told
-    assert start(tmp_path / "killed", kill_at=3)[0] == -signal.SIGKILL
-    assert start(tmp_path / "killed", kill_at=2)[0] == -signal.SIGKILL  # in the second epoch
-    assert start(tmp_path / "killed")[1] == whole
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, digest, told = start(whole, 0, killed, 3)
+    assert code == -signal.SIGKILL and len(digest) == 65, told
+    assert start(killed, 2)[0] == -signal.SIGKILL  # in the second epoch
+    assert start(killed, 0)[1] == digest
+    assert losses(killed) == losses(whole)
 
 
 @pytest.mark.once
@@ -92,6 +92,7 @@ def test_another_model_is_refused_and_what_differs_is_told(new_model, texts, tmp
         fit(model, texts, tmp_path, resume=True)
 
 
+@pytest.mark.once
 def test_what_is_frozen_is_not_written_and_another_base_is_refused(model, texts, tmp_path):
     for layer in model.backbone.layers:
         layer.trainable = layer.name == "final_normalization"
