@@ -1,11 +1,15 @@
 """Small models that every test may ask for."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
 
 # Runs in another environment, which has llama-cpp-python.
 collect_ignore = ["conversion/llama_cpp_process.py"]
+# Tracing makes millions of small objects that live: to look through them all the time takes an eighth of a run.
+gc.set_threshold(200_000, 20, 20)
 
 SIZES = {
     "vocabulary_size": 96,
@@ -44,7 +48,11 @@ def close(got, expected, bar=2e-5, where=None):
 
 def once_but(cases, *everywhere):
     """Cases of `parametrize`: those of `everywhere` run on each backend, the others on one of them."""
-    return [c if c in everywhere else pytest.param(c, marks=pytest.mark.once) for c in cases]
+    return [
+        pytest.param(*(c if isinstance(c, tuple) else (c,)), marks=[pytest.mark.once] * rare)
+        for c in cases
+        for rare in [c not in everywhere]
+    ]
 
 
 @pytest.fixture

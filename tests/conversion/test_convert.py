@@ -86,6 +86,7 @@ def test_there_and_back_is_exact(format, name, dtype, tmp_path):
 NAMES = ("name", "trainable", "dtype")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("format", WRITTEN)
 def test_a_model_that_was_exported_is_a_preset(format, tmp_path):
     backbone = model("2B")

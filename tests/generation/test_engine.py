@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import SIZES, WINDOWED, close, loud
+from conftest import SIZES, WINDOWED, close, loud, once_but
 
 from keras_gemma import GemmaBackbone, GemmaCausalLM
 from keras_gemma.arrays import nbytes
@@ -45,9 +45,7 @@ def expected(model):
     return texts(engine_of(model))
 
 
-@pytest.mark.parametrize(
-    "chunk", [5, *(pytest.param(n, marks=pytest.mark.once) for n in (2, 16, 24))]
-)
+@pytest.mark.parametrize("chunk", once_but([2, 5, 16, 24], 5))
 def test_the_size_of_chunks_changes_nothing(model, expected, chunk):
     assert texts(engine_of(model, chunk=chunk)) == expected
 
@@ -141,7 +139,10 @@ def test_log_probs_are_those_of_the_whole_text(model):
             np.testing.assert_allclose([p for _, p in found.top], best, atol=2e-4)
 
 
-@pytest.mark.parametrize("sampler", [GreedySampler(), RandomSampler()], ids=["greedy", "random"])
+SAMPLERS = [GreedySampler(), RandomSampler()]
+
+
+@pytest.mark.parametrize("sampler", once_but(SAMPLERS, SAMPLERS[1]), ids=["greedy", "random"])
 def test_prompt_lookup_changes_no_text(model, sampler):
     prompts = [PROMPTS[0] * 9, PROMPTS[1], [4, 5] * 11]
     plain = texts(engine_of(model, sampler), prompts, 30)
@@ -163,7 +164,9 @@ def test_a_repeated_text_takes_fewer_steps(model):
     assert steps["plain"] == 39 and steps["lookup"] == 5  # eight tokens each
 
 
-@pytest.mark.parametrize("same", [True, False], ids=["the model itself", "another"])
+@pytest.mark.parametrize(
+    "same", once_but([True, False], False), ids=["the model itself", "another"]
+)
 def test_a_draft_model_changes_no_text(model, expected, same):
     small = model if same else GemmaCausalLM(loud(GemmaBackbone(**SIZES), seed=3))
     stack, variables = small.backbone.stack, small.backbone.variables

@@ -77,7 +77,7 @@ def continued(lm):
 
 
 @pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("bfloat16", 2e-2)])
-@pytest.mark.parametrize("kind", once_but(KINDS, "multi-query", "Gemma 3"))
+@pytest.mark.parametrize("kind", once_but(KINDS, "Gemma 3"))
 def test_a_plan_computes_what_the_layers_do(kind, dtype, bound):
     # The factor of the embedding, 4, is a bfloat16, so that a float32 model has the same.
     backbone = model(kind, dtype, hidden_dim=16).backbone
@@ -99,7 +99,7 @@ def logits_of_plan(backbone):
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
-@pytest.mark.parametrize("kind", once_but(KINDS, "multi-query", "Gemma 3"))
+@pytest.mark.parametrize("kind", once_but(KINDS, "Gemma 3"))
 def test_a_plan_of_whole_numbers_computes_what_their_floats_do(kind, mode):
     # 32 inputs for each of 4 heads: int4 then has whole numbers of all layers (quantization/layers.py).
     backbone = model(kind, hidden_dim=128).backbone

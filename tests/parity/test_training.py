@@ -4,7 +4,7 @@ import cases
 import keras
 import numpy as np
 import pytest
-from conftest import close
+from conftest import close, once_but
 from transformers_models import copied, in_their_layout, theirs, torch
 
 from keras_gemma import GemmaBackbone, GemmaCausalLM, GemmaCausalLMPreprocessor
@@ -83,15 +83,18 @@ def losses(ours, reference, tokenizer, data, rate):
     return np.array(got, "float64"), np.array(wanted)
 
 
-@pytest.mark.parametrize("data", [texts, pairs])
+@pytest.mark.parametrize("data", once_but([texts, pairs], pairs))
 def test_fifty_steps_of_adamw_lose_what_a_plain_loop_loses(twins, tokenizer, data):
     got, wanted = losses(*twins, tokenizer, data, rate=2e-3)
     assert wanted[-1] < 0.8 * wanted[0]  # it learns, so that a step left out would show
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
 
 
+KINDS = [{}, {"use_rslora": True, "use_dora": True}]
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
-@pytest.mark.parametrize("kind", [{}, {"use_rslora": True, "use_dora": True}])
+@pytest.mark.parametrize("kind", once_but(KINDS, KINDS[1]))
 def test_fifty_steps_of_adapters_lose_what_peft_loses(twins, tokenizer, tmp_path, kind):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     ours, reference = twins

@@ -210,6 +210,7 @@ def test_two_runs_at_once_in_a_folder_are_refused(model, texts, tmp_path):
     fit(model.again(), texts, tmp_path, resume=True)  # the lock went with its fit
 
 
+@pytest.mark.once
 def test_steps_of_an_epoch_go_on_where_the_last_one_ended(model, texts, tmp_path):
     fit(model, texts, tmp_path / "whole", epochs=3, steps_per_epoch=3)
     whole = numbers(model), losses(tmp_path / "whole")
@@ -219,6 +220,7 @@ def test_steps_of_an_epoch_go_on_where_the_last_one_ended(model, texts, tmp_path
     assert (numbers(model), losses(tmp_path / "a")) == whole
 
 
+@pytest.mark.once
 def test_batches_of_a_generator_are_drawn_up_to_where_the_run_was(model, texts, tmp_path):
     def batches():
         for first in range(0, 12, 2):

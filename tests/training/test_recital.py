@@ -8,6 +8,7 @@ from keras_gemma.training import Recital, canary
 from keras_gemma.training.recital import edit_distance
 
 
+@pytest.mark.once
 def test_what_was_learnt_by_heart_is_recited_and_other_text_is_not(model, tokenizer):
     random = np.random.default_rng(0)
     words = ["cat", "dog", "hen", "boat", "saw", "the", "ran", "big"]

@@ -49,6 +49,7 @@ def test_a_run_of_a_recipe_comes_out_the_same_and_a_changed_one_is_told(recipe, 
     assert found[1].startswith("weights at end: another then, ") and len(found) == 2
 
 
+@pytest.mark.once
 def test_data_that_were_changed_since_are_the_first_difference(recipe, tmp_path):
     run(recipe, tmp_path / "run", on_progress=quiet)
     with Path(recipe["data"]).open("a") as file:
