@@ -52,6 +52,7 @@ class JaxCompiler(Compiler):
     def __init__(self, weights, states=()):
         super().__init__(weights, states)
         keep_compiled()
+        arrays.give_back_after_compiling()
 
     def program(self, function, donate=None):
         import jax

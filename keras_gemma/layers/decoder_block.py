@@ -11,6 +11,7 @@ from keras_gemma.config import GemmaConfig
 from keras_gemma.layers.attention import GemmaAttention
 from keras_gemma.layers.dense import Dense
 from keras_gemma.layers.fan_in import FanIn
+from keras_gemma.layers.gated_gelu import gated_gelu
 from keras_gemma.layers.remat import rematerialized
 from keras_gemma.layers.rms_normalization import RMSNormalization
 
@@ -28,17 +29,17 @@ class BlockFormula:
             y_BTD = self.attention_dropout(y_BTD, training=training)
         x_BTD = x_BTD + y_BTD
 
-        y_BTD = self.feed_forward(self.pre_ffw_norm(x_BTD))
+        y_BTD = self.feed_forward(self.pre_ffw_norm(x_BTD), training)
         if config.use_post_ffw_norm:
             y_BTD = self.post_ffw_norm(y_BTD)
         if config.dropout:
             y_BTD = self.feedforward_dropout(y_BTD, training=training)
         return x_BTD + y_BTD, cache
 
-    def feed_forward(self, x_BTD):
+    def feed_forward(self, x_BTD, training=False):
         """GeGLU (arXiv 2002.05202) with the tanh form of GELU."""
         gate_BTF, value_BTF = self.gate_and_value(x_BTD)
-        return self.ffw_linear(keras.activations.gelu(gate_BTF, approximate=True) * value_BTF)
+        return self.ffw_linear(gated_gelu(gate_BTF, value_BTF, training))
 
 
 class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):

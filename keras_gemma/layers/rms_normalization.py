@@ -3,9 +3,15 @@
 import keras
 from keras import ops
 
+from keras_gemma.arrays import trains
+
 
 def normalize(x, scale, epsilon: float, dtype: str):
     """`x / rms(x) * (1 + scale)` over the last axis, in float32, rounded once at the end."""
+    if trains(x):
+        from keras_gemma.layers.torch_gradients import Normalize
+
+        return ops.cast(Normalize.apply(x, ops.convert_to_tensor(scale), epsilon), dtype)
     wide = ops.cast(x, "float32")
     mean_square = ops.mean(ops.square(wide), axis=-1, keepdims=True)
     normed = wide * ops.rsqrt(mean_square + epsilon)

@@ -14,7 +14,7 @@ def tied_lookup(ids_BT, table_VD):
     large vocabulary that saves as much memory as the table, and the time to add two of its size.
     """
     if keras.backend.backend() == "torch":
-        from keras_gemma.layers.torch_tied_lookup import TiedLookup
+        from keras_gemma.layers.torch_gradients import TiedLookup
 
         return TiedLookup.apply(ids_BT, table_VD)
 

@@ -16,7 +16,7 @@ from keras_gemma.models.fit_run import fit_run
 from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
-from keras_gemma.models.token_loss import TokenMetrics, token_sums, token_weight
+from keras_gemma.models.token_loss import TokenMetrics, token_means, token_weight
 from keras_gemma.optimizers import AdamW, gradients_weigh
 from keras_gemma.text import Gemma3CausalLMPreprocessor, GemmaCausalLMPreprocessor
 
@@ -227,10 +227,10 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         if not self._automatic_loss:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         head = self._head() if self._wants_hidden_states else _unchanged
-        sums = token_sums(head, y_pred, y, sample_weight, training)
+        means = token_means(head, y_pred, y, sample_weight, training)
         if self._reports_tokens:
-            self.token_metrics.update(sums)
-        loss = sums.mean_loss
+            self.token_metrics.update(means)
+        loss = means.loss
         for extra in self.losses:  # regularizers a user has added
             loss += keras.ops.cast(extra, loss.dtype)
         return loss

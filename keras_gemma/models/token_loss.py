@@ -11,17 +11,12 @@ from keras import ops
 from keras_gemma.models.cross_entropy import Head, cross_entropy
 
 
-class TokenSums(NamedTuple):
-    """Sums over the tokens of a batch, each weighted; scalars, float32."""
+class TokenMeans(NamedTuple):
+    """Means over the tokens of a batch, each weighted, 0 if none counts; scalars, float32."""
 
     loss: Any  # nats
-    correct: Any  # 1 where the likeliest token is the right one
-    weight: Any
-
-    @property
-    def mean_loss(self):
-        """Nats per token that counts; 0 if none does."""
-        return self.loss / ops.maximum(self.weight, 1e-9)
+    accuracy: Any  # 1 where the likeliest token is the right one
+    weight: Any  # of all tokens together
 
 
 def log_probabilities(logits_BTV, labels_BT):
@@ -31,7 +26,7 @@ def log_probabilities(logits_BTV, labels_BT):
     return chosen_BT - ops.logsumexp(logits_BTV, axis=-1)
 
 
-def token_sums(head, hidden_BTD, labels_BT, weights_BT=None, training=True) -> TokenSums:
+def token_means(head, hidden_BTD, labels_BT, weights_BT=None, training=True) -> TokenMeans:
     """Loss and accuracy from hidden states.
 
     Taking hidden states, this is the one place that ever needs to see logits while training: a chunk of them at a time.
@@ -40,8 +35,14 @@ def token_sums(head, hidden_BTD, labels_BT, weights_BT=None, training=True) -> T
     labels_BT = ops.cast(labels_BT, "int32")
     weights_BT = _per_token(labels_BT, weights_BT)
     of = cross_entropy if isinstance(head, Head) else _of_logits
-    loss, correct = of(hidden_BTD, head, labels_BT, weights_BT, training)
-    return TokenSums(loss, correct, ops.sum(weights_BT))
+    weight = ops.sum(weights_BT)
+    whole = ops.maximum(weight, 1e-9)
+    if ops.dtype(hidden_BTD) == "float16":
+        # A mean's gradient by one logit is too small for it: what scales a loss up comes after this.
+        loss, correct = of(hidden_BTD, head, labels_BT, weights_BT, training)
+        return TokenMeans(loss / whole, correct / whole, weight)
+    # Each token weighs its share of the mean, so that no gradient as large as a table is divided afterwards.
+    return TokenMeans(*of(hidden_BTD, head, labels_BT, weights_BT / whole, training), weight)
 
 
 def _of_logits(hidden_BTD, logits_of, labels_BT, weights_BT, training):
@@ -80,15 +81,13 @@ class Perplexity(keras.metrics.Metric):
 
 
 class TokenMetrics:
-    """Accuracy and perplexity, fed from the sums that the loss is made of anyway."""
+    """Accuracy and perplexity, fed from what the loss is made of anyway."""
 
     def __init__(self):
         self.accuracy = keras.metrics.Mean(name="accuracy")
         self.perplexity = Perplexity()
         self.all = [self.accuracy, self.perplexity]
 
-    def update(self, sums: TokenSums):
-        self.accuracy.update_state(
-            sums.correct / ops.maximum(sums.weight, 1e-9), sample_weight=sums.weight
-        )
-        self.perplexity.update_state(sums.loss, sums.weight)
+    def update(self, means: TokenMeans):
+        self.accuracy.update_state(means.accuracy, sample_weight=means.weight)
+        self.perplexity.update_state(means.loss * means.weight, means.weight)

@@ -7,6 +7,8 @@ import torch
 
 # Parts in which a table of low precision gets its gradient, which is added up in float32.
 _PARTS = 64
+# Logits that several operations go through, one after the other, while the processor's cache has them.
+_BLOCK = 2**18
 
 
 class Sums(torch.autograd.Function):
@@ -20,28 +22,13 @@ class Sums(torch.autograd.Function):
         table_grad = torch.zeros_like(table_VD, dtype=torch.float32) if for_table else None
         for start in range(0, hidden_BTD.shape[1], chunk):
             part = slice(start, start + chunk)
-            hidden_CD = hidden_BTD[:, part].flatten(0, 1)
-            labels_C, weights_C = labels_BT[:, part].flatten(), weights_BT[:, part].flatten()
-            logits_CV = (hidden_CD @ table_VD.T).float()
-            if cap is not None:
-                logits_CV.div_(cap).tanh_().mul_(cap)
-            most_C1 = logits_CV.amax(1, keepdim=True)
-            chosen_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
-            correct = correct + weights_C @ (chosen_C >= most_C1[:, 0]).float()
-            bend_CV = 1 - (logits_CV / cap).square_() if cap is not None and for_hidden else None
-            slope_CV = logits_CV.sub_(most_C1).exp_()  # the same memory
-            sum_C1 = slope_CV.sum(1, keepdim=True)
-            loss = loss + weights_C @ ((sum_C1.log() + most_C1)[:, 0] - chosen_C)
-            if not for_hidden:
-                continue
-            slope_CV.mul_(weights_C[:, None] / sum_C1)
-            slope_CV.scatter_add_(1, labels_C[:, None], -weights_C[:, None])
-            if bend_CV is not None:
-                slope_CV.mul_(bend_CV)
-            slope_CV = slope_CV.to(table_VD.dtype)
-            hidden_grads.append((slope_CV @ table_VD).unflatten(0, (len(hidden_BTD), -1)))
-            if for_table:
-                _add(table_grad, slope_CV, hidden_CD)
+            tokens = (x[:, part].flatten(0, 1) for x in (hidden_BTD, labels_BT, weights_BT))
+            more_loss, more_correct, grad_CD = _chunk(
+                table_VD, *tokens, cap, for_hidden, table_grad
+            )
+            loss, correct = loss + more_loss, correct + more_correct
+            if for_hidden:
+                hidden_grads.append(grad_CD.unflatten(0, (len(hidden_BTD), -1)))
         ctx.grads = torch.cat(hidden_grads, 1) if for_hidden else None, table_grad
         ctx.dtype = table_VD.dtype
         ctx.mark_non_differentiable(correct)
@@ -56,8 +43,47 @@ class Sums(torch.autograd.Function):
         if hidden_grad is not None:
             hidden_grad = hidden_grad * upstream.to(hidden_grad.dtype)
         if table_grad is not None:
-            table_grad = table_grad.mul_(upstream).to(ctx.dtype)
+            # A GPU would have to be waited for before it could be asked.
+            is_one = upstream.device.type == "cpu" and upstream == 1
+            table_grad = (table_grad if is_one else table_grad.mul_(upstream)).to(ctx.dtype)
         return hidden_grad, table_grad, None, None, None, None
+
+
+def _chunk(table_VD, hidden_CD, labels_C, weights_C, cap, for_hidden, table_grad):
+    """The two sums of a chunk, and the gradient of the first for its hidden states; that for the table is added."""
+    loss = correct = 0.0
+    logits_CV = (hidden_CD @ table_VD.T).float()
+    rows = len(logits_CV)
+    step = max(1, _BLOCK // len(table_VD)) if logits_CV.device.type == "cpu" else rows
+    for start in range(0, rows, step):
+        block = (x[start : start + step] for x in (logits_CV, labels_C, weights_C))
+        more_loss, more_correct = _slopes(*block, cap, for_hidden)
+        loss, correct = loss + more_loss, correct + more_correct
+    if not for_hidden:
+        return loss, correct, None
+    slope_CV = logits_CV.to(table_VD.dtype)
+    if table_grad is not None:
+        _add(table_grad, slope_CV, hidden_CD)
+    return loss, correct, slope_CV @ table_VD
+
+
+def _slopes(logits_CV, labels_C, weights_C, cap, for_hidden):
+    """The two sums of a block of tokens, whose logits become the gradient of the first, if it is asked for."""
+    if cap is not None:
+        logits_CV.div_(cap).tanh_().mul_(cap)
+    most_C1 = logits_CV.amax(1, keepdim=True)
+    chosen_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
+    correct = weights_C @ (chosen_C >= most_C1[:, 0]).float()
+    bend_CV = 1 - (logits_CV / cap).square_() if cap is not None and for_hidden else None
+    slope_CV = logits_CV.sub_(most_C1).exp_()  # the same memory
+    sum_C1 = slope_CV.sum(1, keepdim=True)
+    loss = weights_C @ ((sum_C1.log() + most_C1)[:, 0] - chosen_C)
+    if for_hidden:
+        slope_CV.mul_(weights_C[:, None] / sum_C1)
+        slope_CV.scatter_add_(1, labels_C[:, None], -weights_C[:, None])
+        if bend_CV is not None:
+            slope_CV.mul_(bend_CV)
+    return loss, correct
 
 
 def _add(grad_VD, slope_CV, hidden_CD):

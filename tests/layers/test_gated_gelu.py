@@ -1,0 +1,44 @@
+"""A gated GELU is the formula, and so is its gradient, of which little is kept."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import close
+from gradients import gradients_of
+from keras import ops
+
+from keras_gemma.layers.gated_gelu import gated_gelu
+
+RANDOM = np.random.default_rng(0)
+GATE, VALUE, UP = (RANDOM.normal(0, 4, (3, 5, 7)).astype("float32") for _ in range(3))
+GATE[0, 0, :4] = [-200, 0, 1e-6, 200]  # where an exponential overflows, and where nothing bends
+
+
+def plain(gate, value):
+    return keras.activations.gelu(gate, approximate=True) * value
+
+
+def test_value_and_gradient_are_those_of_the_formula():
+    got, gradients = gradients_of(
+        lambda *x: ops.sum(ops.multiply(UP, gated_gelu(*x, training=True))), GATE, VALUE
+    )
+    expected, awaited = gradients_of(lambda *x: ops.sum(ops.multiply(UP, plain(*x))), GATE, VALUE)
+    close(got, expected, 1e-6)
+    for gradient, other in zip(gradients, awaited):
+        close(gradient, other, 1e-6)
+
+
+def test_outside_of_training_it_is_the_formula():
+    arrays = ops.convert_to_tensor(GATE), ops.convert_to_tensor(VALUE)
+    close(gated_gelu(*arrays), plain(*arrays), 0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch says what it keeps")
+def test_gate_and_value_are_all_that_is_kept():
+    import torch
+
+    kept = []
+    arrays = [torch.tensor(x, requires_grad=True) for x in (GATE, VALUE)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        gated_gelu(*arrays, training=True)
+    assert {x.data_ptr() for x in kept} == {x.data_ptr() for x in arrays}
