@@ -132,7 +132,12 @@ def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap):
 
 
 def _added(grad_VD, slope_CV, hidden_CD):
-    """`grad + slope.T @ hidden`, in parts: XLA adds a part in place, and a whole product in memory of its own."""
+    """`grad + slope.T @ hidden`, in parts: XLA adds a part in place, and a whole product in memory of its own.
+
+    On a CPU Keras leaves TensorFlow without XLA, and there a part that is written is a copy of all others.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return grad_VD + ops.cast(ops.matmul(ops.transpose(slope_CV), hidden_CD), "float32")
     vocabulary, width = grad_VD.shape
     rows = vocabulary // math.gcd(vocabulary, _PARTS)
 
