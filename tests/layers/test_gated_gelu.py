@@ -1,5 +1,7 @@
 """A gated GELU is the formula, and so is its gradient, of which little is kept."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from keras_gemma.layers.gated_gelu import gated_gelu
 
 RANDOM = np.random.default_rng(0)
 GATE, VALUE, UP = (RANDOM.normal(0, 4, (3, 5, 7)).astype("float32") for _ in range(3))
-GATE[0, 0, :4] = [-200, 0, 1e-6, 200]  # where an exponential overflows, and where nothing bends
+GATE[0, 0, :4] = [-15, 0, 1e-6, 15]  # where a float32 exponential overflows, and where nothing bends
 
 
 def plain(gate, value):
@@ -19,13 +21,16 @@ def plain(gate, value):
 
 
 def test_value_and_gradient_are_those_of_the_formula():
-    got, gradients = gradients_of(
+    """In float64, by a sigmoid; XLA's own tanh is 4e-6 off where it isn't let fuse."""
+    value, gradients = gradients_of(
         lambda *x: ops.sum(ops.multiply(UP, gated_gelu(*x, training=True))), GATE, VALUE
     )
-    expected, awaited = gradients_of(lambda *x: ops.sum(ops.multiply(UP, plain(*x))), GATE, VALUE)
-    close(got, expected, 1e-6)
-    for gradient, other in zip(gradients, awaited):
-        close(gradient, other, 1e-6)
+    x, factor = GATE.astype("float64"), math.sqrt(2 / math.pi)
+    share = 1 / (1 + np.exp(-2 * factor * (x + 0.044715 * x**3)))
+    slope = share + x * share * (1 - share) * 2 * factor * (1 + 3 * 0.044715 * x**2)
+    close(value, np.sum(UP * x * share * VALUE), 2e-6)
+    close(gradients[0], UP * VALUE * slope, 2e-6)
+    close(gradients[1], UP * x * share, 2e-6)
 
 
 def test_outside_of_training_it_is_the_formula():
