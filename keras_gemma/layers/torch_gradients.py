@@ -31,7 +31,7 @@ class GatedGelu(torch.autograd.Function):
 
     @staticmethod
     def forward(gate, value):
-        return gelu(gate, approximate="tanh") * value
+        return gelu(gate, approximate="tanh").mul_(value)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -52,7 +52,7 @@ class Normalize(torch.autograd.Function):
     @staticmethod
     def forward(x, scale, epsilon):
         wide = x.float()
-        return wide * _inverse(wide, epsilon) * (1 + scale.float())
+        return (wide * _inverse(wide, epsilon)).mul_(1 + scale.float())
 
     @staticmethod
     def setup_context(ctx, inputs, output):
