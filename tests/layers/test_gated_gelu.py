@@ -13,7 +13,8 @@ from keras_gemma.layers.gated_gelu import gated_gelu
 
 RANDOM = np.random.default_rng(0)
 GATE, VALUE, UP = (RANDOM.normal(0, 4, (3, 5, 7)).astype("float32") for _ in range(3))
-GATE[0, 0, :4] = [-15, 0, 1e-6, 15]  # where a float32 exponential overflows, and where nothing bends
+# Where a float32 exponential overflows, and where nothing bends.
+GATE[0, 0, :4] = [-15, 0, 1e-6, 15]
 
 
 def plain(gate, value):
