@@ -48,11 +48,12 @@ def close(got, expected, bar=2e-5, where=None):
 
 def once_but(cases, *everywhere):
     """Cases of `parametrize`: those of `everywhere` run on each backend, the others on one of them."""
-    return [
-        pytest.param(*(c if isinstance(c, tuple) else (c,)), marks=[pytest.mark.once] * rare)
-        for c in cases
-        for rare in [c not in everywhere]
-    ]
+
+    def marked(case):
+        values = case if isinstance(case, tuple) else (case,)
+        return pytest.param(*values, marks=() if case in everywhere else pytest.mark.once)
+
+    return [marked(case) for case in cases]
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def check(engine, seed, count):
 
 
 def test_a_random_schedule(engine):
-    check(engine, 0, 8)
+    check(engine, 0, 12)
 
 
 @pytest.mark.slow
