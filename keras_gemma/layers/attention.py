@@ -73,6 +73,16 @@ class GemmaAttention(AttentionFormula, keras.layers.Layer):
     def _norm(self, config, name):
         return RMSNormalization(config.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
 
+    def build(self, shape_BTD):
+        shape_BTNH = (*shape_BTD[:-1], self.rules.num_query_heads, self.rules.head_dim)
+        shape_BSKH = (*shape_BTD[:-1], self.rules.num_key_value_heads, self.rules.head_dim)
+        for dense in (self.query_dense, self.key_dense, self.value_dense):
+            dense.build(shape_BTD)
+        if self.rules.normalize_query_key:
+            self.query_norm.build(shape_BTNH)
+            self.key_norm.build(shape_BSKH)
+        self.output_dense.build(shape_BTNH)
+
     def query_key_value(self, x_BTD):
         return self.query_dense(x_BTD), self.key_dense(x_BTD), self.value_dense(x_BTD)
 

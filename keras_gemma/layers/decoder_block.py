@@ -84,6 +84,19 @@ class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
             name=name,
         )
 
+    def build(self, shape_BTD):
+        # Keras would trace a pass through all of it instead, which takes most of a model's making.
+        self.pre_attention_norm.build(shape_BTD)
+        self.attention.build(shape_BTD)
+        self.pre_ffw_norm.build(shape_BTD)
+        for dense in (self.gating_ffw, self.gating_ffw_2):
+            dense.build(shape_BTD)
+        self.ffw_linear.build((*shape_BTD[:-1], self.config.intermediate_dim))
+        if self.config.use_post_attention_norm:
+            self.post_attention_norm.build(shape_BTD)
+        if self.config.use_post_ffw_norm:
+            self.post_ffw_norm.build(shape_BTD)
+
     def call(self, x_BTD, positions, cache=(), training=False):
         if not (self.remat and training):
             return super().call(x_BTD, positions, cache, training)
