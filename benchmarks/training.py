@@ -42,9 +42,7 @@ class Scene(NamedTuple):
     rank: int = 0  # of adapters; 0 trains all weights
     rows: int = 2
     length: int = 256
-    warm: int = (
-        2  # steps before the clock runs: the first compiles, and makes the optimizer's state
-    )
+    warm: int = 2  # steps before the clock runs: the first compiles, and makes optimizer's state
     steps: int = 3
     most_rounds: int = 99
     figure: str = "tokens_per_second"
@@ -65,7 +63,7 @@ SCENES = {
     "full": Scene("all weights, 2 x 256 tokens", "270m", "float32", 8),
     "lora": Scene("LoRA of rank 8, 2 x 256 tokens", "270m", "float32", 5, rank=8),
     "lora_2b": Scene(
-        "LoRA of rank 8, 2 x 512 tokens", "2b", "bfloat16", 2, 8, 2, 512, 0, 1, 1, "bytes"
+        "LoRA of rank 8, 2 x 512 tokens", "2b", "bfloat16", 2, 8, 2, 512, 1, 1, 1, "bytes"
     ),
 }
 
@@ -104,7 +102,7 @@ def run(scene: Scene, sides: list[str], chosen: argparse.Namespace, folder: Path
     """A scene's row."""
     pool = Pool(scene.shape, scene.dtype, chosen.cores, chosen.core, {}, folder, scene.room)
     backends = dict.fromkeys(name.split("/")[1] for name in sides)
-    probes = [f"products/{backend}" for backend in backends] if scene.warm else []
+    probes = [f"products/{backend}" for backend in backends] if scene.figure != "bytes" else []
     flops = step_flops(SHAPES[scene.shape], scene.rows, scene.length, scene.rank)
     began = time.perf_counter()
     try:
