@@ -56,6 +56,11 @@ def once_but(cases, *everywhere):
     return [marked(case) for case in cases]
 
 
+def pytest_collection_finish():
+    """Leave what tests import out of the search: Keras starts one for each layer that it quantizes."""
+    gc.freeze()
+
+
 @pytest.fixture
 def backbone():
     from keras_gemma import GemmaBackbone

@@ -20,13 +20,11 @@ from typing import NamedTuple
 # The longest first, so that none is left alone at the end.
 BACKENDS = ("jax", "tensorflow", "torch")
 # TensorFlow keeps what XLA compiled as long as its process lives, some 45 MB a program: these have processes of their own.
-# Of PyTorch's, these are not counted as covering lines, which takes twice their time and finds few more.
-APART = {"tensorflow": ("models", "generation"), "torch": ("generation", "parity", "conversion")}
+APART = {"tensorflow": ("models", "generation")}
 ONCE = "torch"  # has no programs to compile, which is most of the time of small tests
 AT_ONCE = 2
-# Per cent of the lines of keras_gemma that PyTorch's tests run, and those that are the same whatever the backend.
-COVERAGE_FLOOR = 90
-COVERED = ["--cov=keras_gemma", "--cov-report="]
+COVERED = "torch"  # the backend whose suites tell which lines they ran
+COVERAGE_FLOOR = 90  # per cent of the lines of keras_gemma
 ROOT = Path(__file__).resolve().parents[1]
 # Two thirds of a test's time on JAX is LLVM at work on a program that runs for a millisecond, and many
 # tests make the same program. A second run finds nearly all of them, and takes a third of the time. XLA's
@@ -67,7 +65,7 @@ def main() -> int:
             results = list(pool.map(lambda suite: run(suite, Path(folder), alone), suites))
         good = all(passed for _, passed in results)
         if not arguments.rest and len(backends) == len(BACKENDS):
-            good = coverage(Path(folder)) and good
+            good = covered(Path(folder)) and good
     print("\n".join(["", *(line for line, _ in results)]))
     print(f"all: {'passed' if good else 'FAILED'} in {time.monotonic() - began:.0f} s")
     return 0 if good else 1
@@ -93,15 +91,13 @@ def divided(backends, arguments):
     marks = " and ".join(own)
     if not apart:
         return [Suite(name, name, marks, arguments.rest) for name in backends]
-    suites = [Suite("once", ONCE, " and ".join([*usual, "once"]), COVERED)]
+    suites = [Suite("once", ONCE, " and ".join([*usual, "once"]), [])]
     everything = {path.name for path in (ROOT / "tests").iterdir()} - {"conftest.py"}
     for name in backends:
         for folder in (folders := APART.get(name, ())):
             others = [f"--ignore=tests/{other}" for other in sorted(everything - {folder})]
             suites.append(Suite(f"{name}, {folder}", name, marks, others))
-        rest = COVERED if name == ONCE else []
-        rest = [*rest, *(f"--ignore=tests/{folder}" for folder in folders)]
-        suites.append(Suite(name, name, marks, rest))
+        suites.append(Suite(name, name, marks, [f"--ignore=tests/{folder}" for folder in folders]))
     return suites
 
 
@@ -112,12 +108,15 @@ def run(suite, folder, alone):
     """
     name, backend, marks, rest = suite
     report = folder / f"{name}.xml"
-    command = [sys.executable, "-m", "pytest", f"--junitxml={report}", "-q", "--durations=10"]
+    command = [sys.executable]
+    if backend == COVERED:
+        lines = folder / f"{name}.json"
+        command += ["-m", "slipcover", "--source", "keras_gemma", "--json", "--out", lines]
+    command += ["-m", "pytest", f"--junitxml={report}", "-q", "--durations=10"]
     command += ["-m", marks] if marks else []
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
-        "COVERAGE_FILE": str(folder / f".coverage.{name}"),
         **ENVIRONMENT[backend],
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
@@ -164,16 +163,11 @@ _KEYS = ("tests", "skipped", "failures", "errors")
 PRINTING = threading.Lock()
 
 
-def coverage(folder):
+def covered(folder):
     """Whether enough lines were run; prints what was not."""
-    environment = {**os.environ, "COVERAGE_FILE": str(folder / ".coverage")}
-
-    def call(*arguments):
-        command = [sys.executable, "-m", "coverage", *arguments]
-        return subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode
-
-    call("combine", "-q", str(folder))
-    return call("report", "--skip-covered", "--show-missing", f"--fail-under={COVERAGE_FLOOR}") == 0
+    command = [sys.executable, "-m", "slipcover", "--merge", *folder.glob("*.json")]
+    command += ["--out", folder / "merged", "--skip-covered", "--fail-under", str(COVERAGE_FLOOR)]
+    return subprocess.run(command, check=False, cwd=ROOT).returncode == 0
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ def test_no_prompt_comes_twice_and_a_slow_model_is_asked_less():
     assert all((prompt < 50).all() and (prompt >= 0).all() for prompt in slow.prompts)
 
 
+@pytest.mark.once
 def test_a_model_is_measured(run):
     options = ("--rows", 2, "--prompt-tokens", 20, "--new-tokens", 6)
     result = run("bench", *options, "--json")

@@ -59,6 +59,7 @@ def test_generate_prints_what_the_model_generates(preset):
     assert run("generate", prompt, *options) == model.generate(prompt, max_new_tokens=6) + "\n"
 
 
+@pytest.mark.once
 def test_a_seed_repeats_what_is_random_and_the_code_shown_runs(preset, capsys):
     verb = ("generate", "once", "--preset", preset, "--max-new-tokens", 9, "--temperature", 5)
     text = run(*verb, "--seed", 1)

@@ -168,6 +168,7 @@ def test_transformers_reads_shards(transformers, quiet, tmp_path):
     close(got, logits(model, batch), 2e-5, where=batch["padding_mask"][:, :, None])
 
 
+@pytest.mark.once
 def test_transformers_reads_a_scaled_window_of_gemma_3(transformers, quiet, tmp_path):
     model = make("Gemma 3, long", local_rope_scaling_factor=2.0)
     huggingface.save(tmp_path / "m", source(model))
@@ -215,6 +216,7 @@ def test_a_gemma_3_that_reads_images_gives_its_text_model(transformers, tmp_path
     close(logits(ours, batch), expected, 2e-5, where=batch["padding_mask"][:, :, None])
 
 
+@pytest.mark.once
 def test_keras_hub_reads_what_is_written(tmp_path, proto):
     keras_hub = pytest.importorskip("keras_hub", reason="keras_hub is not installed")
     for name in ("multi-query", "multi-head, wider than the model", "Gemma 2", "Gemma 3, long"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import once_but
 from keras import ops
 from search_examples import PROMPTS, VOCABULARY, answers, arrays, small_model, softmax, whole_passes
 
@@ -110,7 +111,9 @@ def test_numbers_of_rows_are_those_of_their_beams(model):
         assert answers(asked(model, alone, [prompt]), [prompt]) == [got[row]]
 
 
-@pytest.mark.parametrize("options", [{"run_eagerly": False}, {"plan": "none"}])
+@pytest.mark.parametrize(
+    "options", once_but([{"run_eagerly": False}, {"plan": "none"}], {"run_eagerly": False})
+)
 def test_compiled_and_without_a_plan_it_finds_the_same(model, options):
     sampler = BeamSampler(3, True, temperature=TEMPERATURE)
     expected, got = asked(model, sampler), asked(model, sampler, **options)

@@ -44,8 +44,16 @@ def recorded(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize("sampler", ["greedy", "top_p", "random"])
-@pytest.mark.parametrize("options", [{}, {"plan": "none"}, {"draft": "prompt_lookup"}])
+@pytest.mark.parametrize(
+    "sampler, options",
+    [
+        ("greedy", {}),
+        ("top_p", {}),
+        ("random", {"plan": "none"}),
+        ("greedy", {"draft": "prompt_lookup"}),
+        ("random", {"draft": "prompt_lookup"}),
+    ],
+)
 def test_texts_are_those_of_steps_one_by_one(backbone, request, sampler, options):
     model = GemmaCausalLM(backbone, preprocessor=None)
     model.compile(sampler=sampler, **options)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SIZES, WINDOWED, close
+from conftest import SIZES, WINDOWED, close, once_but
 from keras import ops
 
 from keras_gemma import GemmaConfig
@@ -33,14 +33,19 @@ def steps(config, rows, tokens, count):
 
 @pytest.mark.parametrize(
     "heads, tokens, rows, dtype, bar",
-    [
-        ((4, 1), 1, 1, "float32", 2e-6),
-        ((4, 2), 3, 1, "float32", 2e-6),
-        ((3, 3), 1, 3, "float32", 2e-6),
+    once_but(
+        [
+            ((4, 1), 1, 1, "float32", 2e-6),
+            ((4, 2), 3, 1, "float32", 2e-6),
+            ((3, 3), 1, 3, "float32", 2e-6),
+            ((4, 1), 3, 3, "float32", 2e-6),
+            ((4, 2), 1, 70, "float32", 2e-6),
+            ((4, 2), 1, 1, "bfloat16", 2e-2),
+        ],
         ((4, 1), 3, 3, "float32", 2e-6),
         ((4, 2), 1, 70, "float32", 2e-6),
         ((4, 2), 1, 1, "bfloat16", 2e-2),
-    ],
+    ),
 )
 def test_a_loop_sees_what_a_cache_shows(heads, tokens, rows, dtype, bar):
     made = config(*heads, **WINDOWED, attention_logit_soft_cap=20.0)

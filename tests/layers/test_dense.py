@@ -6,7 +6,7 @@ B batch, T tokens, D and F widths, N heads of H, r rank.
 import keras
 import numpy as np
 import pytest
-from conftest import close
+from conftest import close, once_but
 from keras import ops
 
 from keras_gemma.conversion.adapters import LoraOptions
@@ -79,7 +79,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("mode", [None, "int8", "int4"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", OPTIONS)
+@pytest.mark.parametrize("way", once_but(OPTIONS, "rsLoRA", "DoRA as PEFT"))
 def test_it_multiplies_by_the_adapted_kernel(way, kind, mode):
     options = OPTIONS[way]
     layer, x = layer_of(kind, mode, options), inputs(kind)

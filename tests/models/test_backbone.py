@@ -109,6 +109,7 @@ def test_bfloat16_is_near_float32():
     assert error <= 2e-2
 
 
+@pytest.mark.once
 def test_bfloat16_holds_at_8192_positions():
     backbone = loud(GemmaBackbone(**{**SIZES, "num_layers": 1}, **WINDOWED, dtype="bfloat16"))
     ids = np.random.default_rng(0).integers(1, 96, (1, 8192))

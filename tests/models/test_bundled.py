@@ -87,6 +87,7 @@ def test_stop_strings_end_a_text_and_do_not_show(model):
     assert streamed == whole[0].split(stop)[0]
 
 
+@pytest.mark.once
 def test_the_score_of_a_text_is_that_of_its_logits(model):
     texts = ["Once upon a time there was a fox.", "No."]
     scores = model.score(texts)
@@ -121,6 +122,7 @@ def test_an_intercept_sees_and_changes_activations(model):
         model.score(ids, scoring_mode="odds")
 
 
+@pytest.mark.once
 def test_a_conversation_keeps_its_turns(instruct):
     chat = keras_gemma.Chat(instruct)
     first = chat.send("Spell the word apple.")
@@ -130,6 +132,7 @@ def test_a_conversation_keeps_its_turns(instruct):
     assert chat.messages[-1]["content"] == "".join(pieces)
 
 
+@pytest.mark.once
 def test_a_prompt_built_by_hand_acts_like_a_chat(instruct):
     prompt = "<start_of_turn>user\nSpell the word apple.<end_of_turn>\n<start_of_turn>model\n"
     answer = instruct.generate(prompt, max_length=60).replace(prompt, "")

@@ -100,6 +100,7 @@ def test_those_beside_and_behind_a_constrained_text_are_free(batcher, expected):
     assert [answer.text for answer in free] == expected[1:3]
 
 
+@pytest.mark.once
 def test_a_constrained_text_that_is_cut_short_says_so(batcher):
     whole = " a long answer indeed"
     answer = batcher.submit(PROMPTS[0], max_new_tokens=2, constraint=Choices([whole]))

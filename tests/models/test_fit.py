@@ -83,6 +83,7 @@ def test_packing_changes_rows_but_not_the_loss(tokenizer):
     close(a["perplexity"], b["perplexity"], 1e-5)
 
 
+@pytest.mark.once
 def test_validation_data_may_be_text(tokenizer):
     model = make(tokenizer)
     history = model.fit(TEXTS, batch_size=2, validation_data=(TEXTS[:2],), verbose=0).history
@@ -124,6 +125,7 @@ def test_generate_in_a_callback_then_train_on(tokenizer):
     assert model.generate("The", max_length=8).startswith("The")
 
 
+@pytest.mark.once
 def test_a_new_sequence_length_is_used_by_the_next_fit(tokenizer):
     model = make(tokenizer)
     model.preprocessor.sequence_length = 12

@@ -83,6 +83,7 @@ def test_a_seed_gives_the_same_text_and_no_seed_follows_keras(model):
     model.compile(sampler="greedy")
 
 
+@pytest.mark.once
 def test_rows_of_one_prompt_differ_when_sampled(model):
     model.compile(sampler=RandomSampler(seed=3))
     out = model.generate(arrays([PROMPTS[0]] * 3), stop_token_ids=None, max_new_tokens=8)
@@ -123,6 +124,7 @@ def test_a_sampler_of_the_users_own(model):
     model.compile(sampler="greedy")
 
 
+@pytest.mark.once
 def test_one_candidate_is_greedy(model):
     keywords = {"max_new_tokens": 6, "stop_token_ids": None}
     greedy = model.generate_ids(PROMPTS[2], **keywords)

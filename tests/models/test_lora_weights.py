@@ -70,6 +70,7 @@ def test_saved_models_have_the_adapter_in_their_kernels(tmp_path):
     close(logits(lm), expected, 1e-5)
 
 
+@pytest.mark.once
 def test_an_adapter_of_another_base_is_refused(tmp_path):
     lm = adapted()
     lm.backbone.save_lora_weights(tmp_path / "a.lora.h5")

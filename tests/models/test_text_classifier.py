@@ -101,6 +101,7 @@ def test_softmax_gives_probabilities_and_the_loss_knows(tokenizer):
     assert abs(a - b) < 1e-5
 
 
+@pytest.mark.once
 def test_weights_classes_and_validation_are_as_in_keras(tokenizer):
     model = make(tokenizer)
     plain = model.evaluate(TEXTS[2:], LABELS[2:], verbose=0)[0]
@@ -146,6 +147,7 @@ def test_labels_that_can_not_be_are_told(labels, told, tokenizer):
         make(tokenizer).fit(TEXTS, labels, verbose=0)
 
 
+@pytest.mark.once
 def test_a_preset_folder_keeps_all_of_it(tokenizer, tmp_path):
     model = make(tokenizer, hidden_dim=7, dropout=0.25, pooling_mode="mean", activation="softmax")
     model.fit(TEXTS, LABELS, verbose=0)
@@ -206,6 +208,7 @@ def test_a_head_that_is_damaged_is_not_loaded(tokenizer, tmp_path):
         GemmaTextClassifier.from_preset(tmp_path)
 
 
+@pytest.mark.once
 def test_in_bfloat16_the_head_computes_in_float32(tokenizer, tmp_path):
     model = make(tokenizer, "bfloat16")
     before = model.get_layer("logits").get_weights()[0]
@@ -218,6 +221,7 @@ def test_in_bfloat16_the_head_computes_in_float32(tokenizer, tmp_path):
     assert (again.predict(TEXTS, verbose=0) == model.predict(TEXTS, verbose=0)).all()
 
 
+@pytest.mark.once
 def test_a_quantized_classifier_judges_alike_and_is_kept(tokenizer, tmp_path):
     model = make(tokenizer)
     model.fit(TEXTS, LABELS, epochs=5, verbose=0)

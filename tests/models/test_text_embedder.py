@@ -69,6 +69,7 @@ def test_pairs_are_found_after_fit(tokenizer):
     assert found.argmax(axis=1).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.once
 def test_pairs_are_split_as_pairs(tokenizer):
     model = make(tokenizer)
     held_out = model.evaluate({name: texts[2:] for name, texts in PAIRS.items()}, verbose=0)
@@ -104,6 +105,7 @@ def test_columns_that_do_not_match_are_told(tokenizer):
         make(tokenizer).fit({**PAIRS, "documents": TEXTS[:3]})
 
 
+@pytest.mark.once
 def test_folders_and_files_keep_all_of_it(tokenizer, tmp_path):
     model = make(tokenizer, pooling_mode="mean", normalize=False)
     model.fit(PAIRS, verbose=0)

@@ -47,9 +47,8 @@ def test_killed_by_the_system_it_ends_with_the_very_numbers(tmp_path):
         return done.returncode, done.stdout.split("digest ")[-1], done.stderr
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, digest, told = start(whole, 0, killed, 3)
+    code, digest, told = start(whole, 0, killed, 5)  # in the second epoch
     assert code == -signal.SIGKILL and len(digest) == 65, told
-    assert start(killed, 2)[0] == -signal.SIGKILL  # in the second epoch
     assert start(killed, 0)[1] == digest
     assert losses(killed) == losses(whole)
 
@@ -238,6 +237,7 @@ def test_batches_of_a_generator_are_drawn_up_to_where_the_run_was(model, texts, 
         fit(model, batches(), tmp_path / "a", resume=True, **{**options, "epochs": 2})
 
 
+@pytest.mark.once
 def test_a_data_set_that_shuffles_by_itself_goes_on_in_its_order(model, texts, tmp_path):
     """By Python's and NumPy's generators, as Keras shuffles the batches of a PyDataset."""
 

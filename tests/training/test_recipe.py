@@ -54,6 +54,7 @@ def test_sixty_steps_lower_the_loss_and_give_a_preset(tmp_path):
     assert json.loads((tmp_path / "run" / "recipe.json").read_text()) == RECIPE
 
 
+@pytest.mark.once
 def test_a_stopped_run_ends_with_the_numbers_of_an_unbroken_one(tmp_path):
     class Stopped(Exception):
         pass

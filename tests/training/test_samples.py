@@ -26,6 +26,7 @@ def test_samples_come_when_asked_and_change_nothing(model, texts, tmp_path):
     assert [line["step"] for line in lines] == [3, 6]
 
 
+@pytest.mark.once
 def test_by_default_they_are_printed_after_each_epoch(model, texts, capsys):
     model.fit(texts, epochs=2, verbose=0, callbacks=[Samples(["the hen"], max_new_tokens=2)])
     assert capsys.readouterr().out.count("the hen") == 2
