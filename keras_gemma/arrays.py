@@ -243,8 +243,36 @@ def apart(function: Callable, *arrays: Any) -> Any:
 def _inlines(arrays):
     import jax
 
-    is_traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
-    return is_traced and jax.default_backend() == "cpu" and jax.device_count() == 1
+    return _alone(arrays) and jax.default_backend() == "cpu"
+
+
+def _alone(arrays):
+    """Whether JAX writes down a program for one device."""
+    import jax
+
+    return jax.device_count() == 1 and any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def keeps_copies(x: Any, kernel: Any, dtype: str) -> bool:
+    """Whether a product of `x` and a kernel in `dtype` leaves a copy of the kernel in memory until the gradient.
+
+    XLA's products on CPUs are of float32. Copies of weights it makes as soon as it can, which is when a step
+    begins, and keeps them: four bytes for each of bfloat16's two. PyTorch turns kernels of several heads.
+    """
+    if keras.backend.backend() == "jax":
+        return dtype != "float32" and _inlines([x])
+    return trains(x) and len(kernel.shape) > 2
+
+
+def not_before(x: Any, weights: Any) -> Any:
+    """Weights of which XLA makes nothing before there is `x`, however cheap it finds to do that at once.
+
+    With several devices they are left as they are: a number of `x` would have to travel.
+    """
+    if keras.backend.backend() != "jax" or not _alone([x]):
+        return weights
+    zero = 0 * keras.ops.nan_to_num(x[(0,) * x.ndim])
+    return weights + keras.ops.cast(zero, weights.dtype)
 
 
 def device_kind() -> str:

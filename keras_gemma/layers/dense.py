@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gemma.arrays import fetch, place
+from keras_gemma.arrays import fetch, keeps_copies, not_before, place
 from keras_gemma.conversion.adapters import LoraOptions
 from keras_gemma.layers.lora import LoraBranch
 
@@ -35,7 +35,7 @@ class Dense(keras.layers.EinsumDense):
         self._unmerged = None
 
     def call(self, inputs, training=None):
-        y = self._product(inputs)
+        y = self._product(inputs, training)
         if self.active is None:
             return y
         return self.branches[self.active](inputs, y, self.base_floats, training)
@@ -180,32 +180,39 @@ class Dense(keras.layers.EinsumDense):
 
     # --- the kernel itself ---
 
-    def _product(self, x):
-        if self.quantization_mode is None:
+    def _product(self, x, training):
+        is_rounded = self.quantization_mode is not None
+        if not is_rounded and not (training and keeps_copies(x, self._kernel, self.compute_dtype)):
             return ops.einsum(self.equation, x, self._kernel)
-        back_equation = "{2},{1}->{0}".format(*self.equation.replace("->", ",").split(","))
+        inputs, kernel, outputs = self.equation.replace("->", ",").split(",")
+
+        def floats(x, kernel, *scales):
+            kernel = not_before(x, kernel) if training else kernel
+            return self._floats(self.compute_dtype, kernel, *scales) if is_rounded else kernel
 
         # Keras 3.15 has one as well, that fails on PyTorch for int8, where it turns the scales twice.
         @ops.custom_gradient
         def product(x, *numbers):
             def gradient(*args, upstream=None):
                 dy = args[0] if upstream is None else upstream
-                dx = ops.einsum(back_equation, dy, self._floats(self.compute_dtype, *numbers))
-                return dx, *(None for _ in numbers)
+                dx = ops.einsum(f"{outputs},{kernel}->{inputs}", dy, floats(dy, *numbers))
+                if is_rounded or not self._kernel.trainable:
+                    return dx, *(None for _ in numbers)
+                return dx, ops.einsum(f"{inputs},{outputs}->{kernel}", x, dy)
 
-            return ops.einsum(
-                self.equation, x, self._floats(self.compute_dtype, *numbers)
-            ), gradient
+            return ops.einsum(self.equation, x, floats(x, *numbers)), gradient
 
         return product(x, *self._numbers())
 
     def base_floats(self):
         """The kernel without any adapter, as floats."""
         if self.quantization_mode is None:
-            return ops.convert_to_tensor(self._kernel)
+            return self._numbers()[0]
         return self._floats("float32", *self._numbers())
 
     def _numbers(self):
+        if self.quantization_mode is None:
+            return [ops.convert_to_tensor(self._kernel)]
         parts = [self._kernel, self.kernel_scale]
         if self.quantization_mode == "int4" and self._int4_block_size not in (None, -1):
             parts.append(self.kernel_zero)

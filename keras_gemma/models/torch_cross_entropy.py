@@ -1,14 +1,14 @@
 """Cross-entropy in chunks as PyTorch does it best: each chunk's logits become their gradient in place.
 
-C tokens of a chunk, D model width, V vocabulary.
+C tokens of a chunk, D model width, V vocabulary, of which R are a piece.
 """
 
 import torch
 
-# Parts in which a table of low precision gets its gradient, which is added up in float32.
-_PARTS = 64
-# Logits that several operations go through, one after the other, while the processor's cache has them.
-_BLOCK = 2**18
+# Logits that several operations go through, one after the other, while the processor's cache has them. They are less
+# than 32 MB, too, of which the C library makes new memory each time: they lie where the pass before left room.
+_PIECE = 2**20
+_PIECE_OF_GPU = 2**24  # fewer than 64 MB would be waited for
 
 
 class Sums(torch.autograd.Function):
@@ -50,45 +50,59 @@ class Sums(torch.autograd.Function):
 
 
 def _chunk(table_VD, hidden_CD, labels_C, weights_C, cap, for_hidden, table_grad):
-    """The two sums of a chunk, and the gradient of the first for its hidden states; that for the table is added."""
-    loss = correct = 0.0
-    logits_CV = (hidden_CD @ table_VD.T).float()
-    rows = len(logits_CV)
-    step = max(1, _BLOCK // len(table_VD)) if logits_CV.device.type == "cpu" else rows
-    for start in range(0, rows, step):
-        block = (x[start : start + step] for x in (logits_CV, labels_C, weights_C))
-        more_loss, more_correct = _slopes(*block, cap, for_hidden)
-        loss, correct = loss + more_loss, correct + more_correct
+    """The two sums of a chunk, and the gradient of the first for its hidden states; that for the table is added.
+
+    All logits are made before the first slope: it needs the sum over them.
+    """
+    pieces = _pieces(table_VD, hidden_CD)
+    kept, sums, most_C, chosen_C = [], [], None, 0.0
+    for start, table_RD in pieces:
+        logits_CR = (hidden_CD @ table_RD.T).float()
+        if cap is not None:
+            logits_CR.div_(cap).tanh_().mul_(cap)
+        sums.append(logits_CR.logsumexp(1))
+        top_C = logits_CR.amax(1)
+        most_C = top_C if most_C is None else torch.maximum(most_C, top_C)
+        place_C1, is_here_C = _place(labels_C, start, logits_CR)
+        chosen_C = torch.where(is_here_C, logits_CR.gather(1, place_C1)[:, 0], chosen_C)
+        if for_hidden:
+            kept.append(logits_CR)
+    sum_C = torch.stack(sums).logsumexp(0)
+    loss, correct = weights_C @ (sum_C - chosen_C), weights_C @ (chosen_C >= most_C).float()
     if not for_hidden:
         return loss, correct, None
-    slope_CV = logits_CV.to(table_VD.dtype)
-    if table_grad is not None:
-        _add(table_grad, slope_CV, hidden_CD)
-    return loss, correct, slope_CV @ table_VD
+    hidden_grad = torch.zeros_like(hidden_CD, dtype=torch.float32)
+    for start, table_RD in pieces:
+        logits_CR = kept.pop(0)
+        bend_CR = 1 - (logits_CR / cap).square_() if cap is not None else None
+        slope_CR = logits_CR.sub_(sum_C[:, None]).exp_().mul_(weights_C[:, None])  # the same memory
+        place_C1, is_here_C = _place(labels_C, start, slope_CR)
+        slope_CR.scatter_add_(1, place_C1, torch.where(is_here_C, -weights_C, 0.0)[:, None])
+        if bend_CR is not None:
+            slope_CR.mul_(bend_CR)
+        slope_CR = slope_CR.to(table_VD.dtype)
+        _add(hidden_grad, slope_CR, table_RD)
+        if table_grad is not None:
+            _add(table_grad[start : start + len(table_RD)], slope_CR.T, hidden_CD)
+    return loss, correct, hidden_grad.to(hidden_CD.dtype)
 
 
-def _slopes(logits_CV, labels_C, weights_C, cap, for_hidden):
-    """The two sums of a block of tokens, whose logits become the gradient of the first, if it is asked for."""
-    if cap is not None:
-        logits_CV.div_(cap).tanh_().mul_(cap)
-    most_C1 = logits_CV.amax(1, keepdim=True)
-    chosen_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
-    correct = weights_C @ (chosen_C >= most_C1[:, 0]).float()
-    bend_CV = 1 - (logits_CV / cap).square_() if cap is not None and for_hidden else None
-    slope_CV = logits_CV.sub_(most_C1).exp_()  # the same memory
-    sum_C1 = slope_CV.sum(1, keepdim=True)
-    loss = weights_C @ ((sum_C1.log() + most_C1)[:, 0] - chosen_C)
-    if for_hidden:
-        slope_CV.mul_(weights_C[:, None] / sum_C1)
-        slope_CV.scatter_add_(1, labels_C[:, None], -weights_C[:, None])
-        if bend_CV is not None:
-            slope_CV.mul_(bend_CV)
-    return loss, correct
+def _pieces(table_VD, hidden_CD):
+    """Where rows of the table begin, and the rows: those whose logits are a piece."""
+    size = _PIECE if table_VD.device.type == "cpu" else _PIECE_OF_GPU
+    rows = max(1, size // len(hidden_CD))
+    return [(start, table_VD[start : start + rows]) for start in range(0, len(table_VD), rows)]
 
 
-def _add(grad_VD, slope_CV, hidden_CD):
-    if hidden_CD.dtype == grad_VD.dtype:
-        grad_VD.addmm_(slope_CV.T, hidden_CD)
+def _place(labels_C, start, logits_CR):
+    """Where a label stands in a piece, `C1`, and whether it does."""
+    place_C = labels_C - start
+    last = logits_CR.shape[1] - 1
+    return place_C.clamp(0, last)[:, None], (place_C >= 0) & (place_C <= last)
+
+
+def _add(total, a, b):
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
         return
-    for grad_RD, slope_CR in zip(grad_VD.chunk(_PARTS), slope_CV.chunk(_PARTS, 1)):
-        grad_RD.add_(slope_CR.T @ hidden_CD)
+    total.add_(a @ b)
