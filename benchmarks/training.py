@@ -42,7 +42,8 @@ class Scene(NamedTuple):
     rank: int = 0  # of adapters; 0 trains all weights
     rows: int = 2
     length: int = 256
-    warm: int = 2  # steps before the clock runs: the first compiles, and makes optimizer's state
+    # Steps before the clock runs: the first compiles, and makes the optimizer's state.
+    warm: int = 2
     steps: int = 3
     most_rounds: int = 99
     figure: str = "tokens_per_second"

@@ -109,7 +109,7 @@ def run(suite, folder, alone):
     name, backend, marks, rest = suite
     report = folder / f"{name}.xml"
     command = [sys.executable]
-    if backend == COVERED:
+    if backend == COVERED and not alone:
         lines = folder / f"{name}.json"
         command += ["-m", "slipcover", "--source", "keras_gemma", "--json", "--out", lines]
     command += ["-m", "pytest", f"--junitxml={report}", "-q", "--durations=10"]

@@ -55,19 +55,18 @@ def _chunk(table_VD, hidden_CD, labels_C, weights_C, cap, for_hidden, table_grad
     All logits are made before the first slope: it needs the sum over them.
     """
     pieces = _pieces(table_VD, hidden_CD)
-    kept, sums, most_C, chosen_C = [], [], None, 0.0
+    kept, sums, tops, chosen_C = [], [], [], 0.0
     for start, table_RD in pieces:
         logits_CR = (hidden_CD @ table_RD.T).float()
         if cap is not None:
             logits_CR.div_(cap).tanh_().mul_(cap)
         sums.append(logits_CR.logsumexp(1))
-        top_C = logits_CR.amax(1)
-        most_C = top_C if most_C is None else torch.maximum(most_C, top_C)
+        tops.append(logits_CR.amax(1))
         place_C1, is_here_C = _place(labels_C, start, logits_CR)
         chosen_C = torch.where(is_here_C, logits_CR.gather(1, place_C1)[:, 0], chosen_C)
         if for_hidden:
             kept.append(logits_CR)
-    sum_C = torch.stack(sums).logsumexp(0)
+    sum_C, most_C = torch.stack(sums).logsumexp(0), torch.stack(tops).amax(0)
     loss, correct = weights_C @ (sum_C - chosen_C), weights_C @ (chosen_C >= most_C).float()
     if not for_hidden:
         return loss, correct, None
