@@ -9,7 +9,6 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -208,73 +207,6 @@ def pointer(tensor: Any) -> int:
     return ctypes.c_void_p.from_address(_pointer_of(capsule, b"dltensor")).value or 0
 
 
-def argmax(x: Any) -> Any:
-    """Where the largest number along the last axis stands, int32; the first of them if there are several.
-
-    XLA makes a loop over single numbers of its own `argmax`: a millisecond for a vocabulary on a CPU, an
-    eighth of that for the largest number and then the first place that has it. NaN has no place: the last one is named.
-
-    >>> np.asarray(argmax(keras.ops.array([[1.0, 3.0, 3.0]]))).tolist()
-    [1]
-    """
-    if keras.backend.backend() == "torch":
-        return keras.ops.cast(keras.ops.argmax(x, axis=-1), "int32")
-    last = x.shape[-1] - 1
-    places = keras.ops.arange(last + 1, dtype="int32")
-    is_largest = keras.ops.equal(x, keras.ops.max(x, axis=-1, keepdims=True))
-    return keras.ops.min(keras.ops.where(is_largest, places, last), axis=-1)
-
-
-def apart(function: Callable, *arrays: Any) -> Any:
-    """`function(*arrays)`, which its users must not compute again.
-
-    XLA on CPUs takes what is cheap to write down into each loop that uses it: of a cosine that all heads of a token
-    share, one for each of them is computed, a twentieth of the time to read a prompt.
-    """
-    if keras.backend.backend() == "jax" and _inlines(arrays):
-        import jax
-        from jax.experimental.xla_metadata import set_xla_metadata
-
-        with set_xla_metadata(inlineable="false"):
-            return jax.jit(function)(*arrays)
-    return function(*arrays)
-
-
-def _inlines(arrays):
-    import jax
-
-    return _alone(arrays) and jax.default_backend() == "cpu"
-
-
-def _alone(arrays):
-    """Whether JAX writes down a program for one device."""
-    import jax
-
-    return jax.device_count() == 1 and any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-
-def keeps_copies(x: Any, kernel: Any, dtype: str) -> bool:
-    """Whether a product of `x` and a kernel in `dtype` leaves a copy of the kernel in memory until the gradient.
-
-    XLA's products on CPUs are of float32. Copies of weights it makes as soon as it can, which is when a step
-    begins, and keeps them: four bytes for each of bfloat16's two. PyTorch turns kernels of several heads.
-    """
-    if keras.backend.backend() == "jax":
-        return dtype != "float32" and _inlines([x])
-    return trains(x) and len(kernel.shape) > 2
-
-
-def not_before(x: Any, weights: Any) -> Any:
-    """Weights of which XLA makes nothing before there is `x`, however cheap it finds to do that at once.
-
-    With several devices they are left as they are: a number of `x` would have to travel.
-    """
-    if keras.backend.backend() != "jax" or not _alone([x]):
-        return weights
-    zero = 0 * keras.ops.nan_to_num(x[(0,) * x.ndim])
-    return weights + keras.ops.cast(zero, weights.dtype)
-
-
 def device_kind() -> str:
     """Of the device that arrays are made on: "cpu", "gpu", "tpu", or what the backend calls another.
 
@@ -340,22 +272,3 @@ def runs_splash() -> bool:
     """Whether the device runs JAX's splash attention: a TPU, with whole arrays on each."""
     on_tpu = keras.backend.backend() == "jax" and device_kind() == "tpu"
     return on_tpu and keras.distribution.distribution() is None
-
-
-def can_branch() -> bool:
-    """Whether what is being computed may depend on what was: not while PyTorch writes a step down."""
-    if keras.backend.backend() != "torch":
-        return True
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
-    return get_proxy_mode() is None
-
-
-def trains(tensor: Any) -> bool:
-    """Whether PyTorch keeps what the gradient of a tensor takes; other backends are not asked."""
-    return keras.backend.backend() == "torch" and tensor.requires_grad
-
-
-def in_order(tensor: Any) -> Any:
-    """The tensor, row after row in memory; a transposed one is a mere view on PyTorch."""
-    return tensor.contiguous() if keras.backend.backend() == "torch" else tensor

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_gemma import arrays
+from keras_gemma import arrays, compilers
 from keras_gemma.generation.compilation_cache import keep_compiled
 from keras_gemma.graphs import own_gradients
 
@@ -127,7 +127,7 @@ class TorchCompiler(Compiler):
         graphs = {}
 
         def call(*arguments):
-            if not arrays.can_branch():  # a step that holds this one is being written down
+            if not compilers.can_branch():  # a step that holds this one is being written down
                 return function(*arguments)
             leaves, _ = pytree.tree_flatten(arguments)
             shapes = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)

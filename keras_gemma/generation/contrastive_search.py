@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_gemma.arrays import argmax
+from keras_gemma.compilers import argmax
 from keras_gemma.generation import kv_cache
 from keras_gemma.generation.engine import Engine
 from keras_gemma.generation.search import Search, rows_of

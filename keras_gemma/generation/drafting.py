@@ -8,7 +8,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_gemma.arrays import argmax
+from keras_gemma.compilers import argmax
 from keras_gemma.generation import kv_cache
 from keras_gemma.generation.compiled import compiler
 from keras_gemma.generation.prompts import chunks_of

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_gemma.arrays import in_order, lent
+from keras_gemma.arrays import lent
+from keras_gemma.compilers import in_order
 from keras_gemma.generation.compiled import product, reads_outputs_first, traits
 from keras_gemma.quantization import WholeNumbers
 

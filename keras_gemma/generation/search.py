@@ -8,7 +8,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_gemma import arrays
+from keras_gemma import arrays, compilers
 from keras_gemma.generation import kv_cache
 from keras_gemma.generation.compiled import compiler
 from keras_gemma.generation.engine import Engine
@@ -138,7 +138,7 @@ class Search:
         logits_BV = self.weights.stack(found).logits(hidden[-1][:, -1:])[:, 0]
         # In order, since one row repeated may be a mere view of it, and these are written to.
         caches = kv_cache.each(
-            state.caches, lambda x: arrays.in_order(ops.repeat(x, self.rows, axis=0))
+            state.caches, lambda x: compilers.in_order(ops.repeat(x, self.rows, axis=0))
         )
         return self.opened(state._replace(caches=caches), hidden, logits_BV)
 

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gemma.arrays import fetch, keeps_copies, not_before, place
+from keras_gemma.arrays import fetch, place
+from keras_gemma.compilers import keeps_copies, not_before
 from keras_gemma.conversion.adapters import LoraOptions
 from keras_gemma.layers.lora import LoraBranch
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_gemma.arrays import trains
+from keras_gemma.compilers import trains
 
 
 def normalize(x, scale, epsilon: float, dtype: str):

@@ -6,7 +6,7 @@ B batch, T tokens, N heads, H head width.
 import numpy as np
 from keras import ops
 
-from keras_gemma.arrays import apart
+from keras_gemma.compilers import apart
 
 
 def rotate(x_BTNH, index_BT, base: float = 10_000.0, scaling: float = 1.0):

@@ -1,7 +1,8 @@
 """Cross-entropy over a large vocabulary whose logits are never held: a chunk of them at a time.
 
 The gradient of a sum of losses is known as soon as its logits are, so it is taken with them, and the backward pass only
-scales it: three products, as where all logits are kept. B batch, T tokens, C tokens of a chunk, D model width, V vocabulary.
+scales it: three products, as where all logits are kept. Within a chunk, the table is multiplied with a part after the other.
+B batch, T tokens, C tokens of a chunk, D model width, V vocabulary, of which R are a part.
 """
 
 import math
@@ -10,12 +11,11 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_gemma.compilers import apart, as_bits, as_floats, numbers_at_once
 from keras_gemma.layers.attend import soft_capped
 
 # Products of fewer rows are slow: a matrix is read, and packed, for each.
 _FEWEST = 256
-# Parts in which a chunk's share of the gradient is added to a table, so that none but the whole needs memory.
-_PARTS = 64
 
 
 class Head(NamedTuple):
@@ -36,7 +36,8 @@ def cross_entropy(hidden_BTD, head: Head, labels_BT, weights_BT, training: bool)
         from keras_gemma.models.torch_cross_entropy import Sums
 
         chunk = chunk_length(hidden_BTD, head.table_VD)
-        return Sums.apply(hidden_BTD, head.table_VD, labels_BT, weights_BT, head.cap, chunk)
+        arrays = hidden_BTD, head.table_VD, labels_BT, weights_BT
+        return Sums.apply(*arrays, head.cap, chunk, numbers_at_once())
 
     def sums(hidden_BTD, table_VD, is_trained):
         arrays = hidden_BTD, table_VD, labels_BT, weights_BT
@@ -92,20 +93,22 @@ def _sums(hidden_BTD, table_VD, labels_BT, weights_BT, cap, for_hidden, for_tabl
             ops.reshape(ops.slice(x, (0, start), (batch, chunk)), (-1,))
             for x in (labels_BT, weights_BT)
         )
-        more_loss, more_correct, slope_CV = _chunk(hidden_CD, table_VD, labels_C, weights_C, cap)
+        more_loss, more_correct, grad_CD, table_grad = _chunk(
+            hidden_CD, table_VD, labels_C, weights_C, cap, for_hidden, for_table, table_grad
+        )
         if for_hidden:
-            grad_BCD = ops.reshape(ops.matmul(slope_CV, table_VD), (batch, chunk, width))
+            grad_BCD = ops.reshape(grad_CD, (batch, chunk, width))
             hidden_grad = ops.slice_update(hidden_grad, (0, start, 0), grad_BCD)
-        if for_table:
-            table_grad = _added(table_grad, slope_CV, hidden_CD)
         return loss + more_loss, correct + more_correct, hidden_grad, table_grad
 
-    zero = ops.zeros((), "float32")
+    zero = (
+        0 * weights_BT[0, 0]
+    )  # no constant: TensorFlow keeps one that is as large as a table from step to step
     carry = (
         zero,
         zero,
         ops.zeros_like(hidden_BTD) if for_hidden else zero,
-        ops.zeros(table_VD.shape, "float32") if for_table else zero,
+        ops.broadcast_to(zero, table_VD.shape) if for_table else zero,
     )
     loss, correct, hidden_grad, table_grad = ops.fori_loop(0, chunks, step, carry)
     if for_hidden:
@@ -113,38 +116,72 @@ def _sums(hidden_BTD, table_VD, labels_BT, weights_BT, cap, for_hidden, for_tabl
     return loss, correct, hidden_grad, ops.cast(table_grad, table_VD.dtype)
 
 
-def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap):
-    """Two sums, and the gradient of the first with respect to the product."""
-    logits_CV = ops.matmul(hidden_CD, ops.transpose(table_VD))
-    if cap is not None:
-        logits_CV = soft_capped(logits_CV, cap)
-    dtype, logits_CV = logits_CV.dtype, ops.cast(logits_CV, "float32")
-    total_C1 = ops.logsumexp(logits_CV, axis=-1, keepdims=True)
-    chosen_C = ops.take_along_axis(logits_CV, labels_C[:, None], axis=-1)[:, 0]
-    loss = ops.sum(weights_C * (total_C1[:, 0] - chosen_C))
-    is_likeliest_C = ops.cast(chosen_C >= ops.max(logits_CV, axis=-1), "float32")
-    is_label_CV = ops.arange(table_VD.shape[0], dtype="int32")[None] == labels_C[:, None]
-    slope_CV = ops.exp(logits_CV - total_C1) - ops.cast(is_label_CV, "float32")
-    slope_CV = slope_CV * weights_C[:, None]
-    if cap is not None:
-        slope_CV = slope_CV * (1 - ops.square(logits_CV / cap))
-    return loss, ops.sum(weights_C * is_likeliest_C), ops.cast(slope_CV, dtype)
+def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap, for_hidden, for_table, table_grad):
+    """The two sums of a chunk, and the gradient of the first for its hidden states; that for the table is added.
 
-
-def _added(grad_VD, slope_CV, hidden_CD):
-    """`grad + slope.T @ hidden`, in parts: XLA adds a part in place, and a whole product in memory of its own.
-
-    On a CPU Keras leaves TensorFlow without XLA, and there a part that is written is a copy of all others.
+    All logits are made before the first slope: it needs the sum over them.
     """
-    if keras.backend.backend() == "tensorflow":
-        return grad_VD + ops.cast(ops.matmul(ops.transpose(slope_CV), hidden_CD), "float32")
-    vocabulary, width = grad_VD.shape
-    rows = vocabulary // math.gcd(vocabulary, _PARTS)
+    vocabulary, width = table_VD.shape
+    parts = _parts(hidden_CD, vocabulary)
+    rows = vocabulary // parts
 
-    def add_part(part, grad_VD):
-        slope_CR = ops.slice(slope_CV, (0, part * rows), (ops.shape(slope_CV)[0], rows))
-        old_RD = ops.slice(grad_VD, (part * rows, 0), (rows, width))
-        more_RD = ops.matmul(ops.transpose(slope_CR), hidden_CD)
-        return ops.slice_update(grad_VD, (part * rows, 0), old_RD + ops.cast(more_RD, "float32"))
+    def table_of(part):
+        return apart(lambda t, p: ops.slice(t, (p * rows, 0), (rows, width)), table_VD, part)
 
-    return ops.fori_loop(0, vocabulary // rows, add_part, grad_VD)
+    def is_label(part):
+        return part * rows + ops.arange(rows, dtype="int32")[None] == labels_C[:, None]
+
+    def make(part):
+        logits_CR = ops.matmul(hidden_CD, ops.transpose(table_of(part)))
+        logits_CR = soft_capped(logits_CR, cap) if cap is not None else logits_CR
+        exact_CR = ops.cast(logits_CR, "float32")
+        chosen_C = ops.sum(ops.where(is_label(part), exact_CR, 0.0), axis=-1)
+        sums = ops.logsumexp(exact_CR, axis=-1), ops.max(exact_CR, axis=-1), chosen_C
+        return (*sums, as_bits(logits_CR)) if for_hidden else sums
+
+    numbers = ops.arange(parts, dtype="int32")
+    made = ops.map(make, numbers) if parts > 1 else [x[None] for x in make(0)]
+    sum_C, most_C = ops.logsumexp(made[0], axis=0), ops.max(made[1], axis=0)
+    chosen_C = ops.sum(made[2], axis=0)
+    loss = ops.sum(weights_C * (sum_C - chosen_C))
+    correct = ops.sum(weights_C * ops.cast(chosen_C >= most_C, "float32"))
+    if not for_hidden:
+        return loss, correct, None, table_grad
+
+    def differentiate(part, grads):
+        grad_CD, table_grad = grads
+        logits_CR = as_floats(made[3][part], hidden_CD.dtype)
+        exact_CR = ops.cast(logits_CR, "float32")
+        slope_CR = ops.exp(exact_CR - sum_C[:, None]) - ops.cast(is_label(part), "float32")
+        slope_CR = slope_CR * weights_C[:, None]
+        if cap is not None:
+            slope_CR = slope_CR * (1 - ops.square(exact_CR / cap))
+        slope_CR = ops.cast(slope_CR, logits_CR.dtype)
+        grad_CD = grad_CD + ops.cast(ops.matmul(slope_CR, table_of(part)), "float32")
+        if for_table:
+            table_grad = _added(table_grad, part, ops.matmul(ops.transpose(slope_CR), hidden_CD))
+        return grad_CD, table_grad
+
+    grads = ops.zeros(ops.shape(hidden_CD), "float32"), table_grad
+    if parts > 1:
+        grads = ops.fori_loop(0, parts, differentiate, grads)
+    else:
+        grads = differentiate(0, grads)
+    return loss, correct, ops.cast(grads[0], hidden_CD.dtype), grads[1]
+
+
+def _parts(hidden_CD, vocabulary):
+    """Into how many parts of one size a vocabulary is cut."""
+    most = numbers_at_once()
+    if most == math.inf:
+        return 1
+    least = -(-hidden_CD.shape[0] * vocabulary // most)
+    return math.gcd(vocabulary, 1 << (least - 1).bit_length())
+
+
+def _added(grad_VD, part, more_RD):
+    more_RD = ops.cast(more_RD, "float32")
+    if more_RD.shape == grad_VD.shape:
+        return grad_VD + more_RD
+    start = (part * more_RD.shape[0], 0)
+    return ops.slice_update(grad_VD, start, ops.slice(grad_VD, start, more_RD.shape) + more_RD)

@@ -5,17 +5,12 @@ C tokens of a chunk, D model width, V vocabulary, of which R are a piece.
 
 import torch
 
-# Logits that several operations go through, one after the other, while the processor's cache has them. They are less
-# than 32 MB, too, of which the C library makes new memory each time: they lie where the pass before left room.
-_PIECE = 2**20
-_PIECE_OF_GPU = 2**24  # fewer than 64 MB would be waited for
-
 
 class Sums(torch.autograd.Function):
     """What `cross_entropy` returns: the sum of losses, and of likeliest labels."""
 
     @staticmethod
-    def forward(ctx, hidden_BTD, table_VD, labels_BT, weights_BT, cap, chunk):
+    def forward(ctx, hidden_BTD, table_VD, labels_BT, weights_BT, cap, chunk, at_once):
         for_hidden, for_table = ctx.needs_input_grad[:2]
         loss = correct = hidden_BTD.new_zeros((), dtype=torch.float32)
         hidden_grads = []
@@ -24,7 +19,7 @@ class Sums(torch.autograd.Function):
             part = slice(start, start + chunk)
             tokens = (x[:, part].flatten(0, 1) for x in (hidden_BTD, labels_BT, weights_BT))
             more_loss, more_correct, grad_CD = _chunk(
-                table_VD, *tokens, cap, for_hidden, table_grad
+                table_VD, *tokens, cap, at_once, for_hidden, table_grad
             )
             loss, correct = loss + more_loss, correct + more_correct
             if for_hidden:
@@ -46,15 +41,16 @@ class Sums(torch.autograd.Function):
             # A GPU would have to be waited for before it could be asked.
             is_one = upstream.device.type == "cpu" and upstream == 1
             table_grad = (table_grad if is_one else table_grad.mul_(upstream)).to(ctx.dtype)
-        return hidden_grad, table_grad, None, None, None, None
+        return hidden_grad, table_grad, *(None for _ in range(5))
 
 
-def _chunk(table_VD, hidden_CD, labels_C, weights_C, cap, for_hidden, table_grad):
+def _chunk(table_VD, hidden_CD, labels_C, weights_C, cap, at_once, for_hidden, table_grad):
     """The two sums of a chunk, and the gradient of the first for its hidden states; that for the table is added.
 
     All logits are made before the first slope: it needs the sum over them.
     """
-    pieces = _pieces(table_VD, hidden_CD)
+    rows = max(1, at_once // len(hidden_CD))
+    pieces = [(start, table_VD[start : start + rows]) for start in range(0, len(table_VD), rows)]
     kept, sums, tops, chosen_C = [], [], [], 0.0
     for start, table_RD in pieces:
         logits_CR = (hidden_CD @ table_RD.T).float()
@@ -84,13 +80,6 @@ def _chunk(table_VD, hidden_CD, labels_C, weights_C, cap, for_hidden, table_grad
         if table_grad is not None:
             _add(table_grad[start : start + len(table_RD)], slope_CR.T, hidden_CD)
     return loss, correct, hidden_grad.to(hidden_CD.dtype)
-
-
-def _pieces(table_VD, hidden_CD):
-    """Where rows of the table begin, and the rows: those whose logits are a piece."""
-    size = _PIECE if table_VD.device.type == "cpu" else _PIECE_OF_GPU
-    rows = max(1, size // len(hidden_CD))
-    return [(start, table_VD[start : start + rows]) for start in range(0, len(table_VD), rows)]
 
 
 def _place(labels_C, start, logits_CR):

@@ -139,6 +139,11 @@ class AdamWNumbers(NamedTuple):
         weight = weight * (1 - self.rate * self.decay)
         return weight - self.rate / _correction(self.beta_1, self.step) * (mean / root)
 
+    def uncorrected(self) -> tuple[Any, Any]:
+        """Rate and epsilon with which means that are not corrected give the same weight."""
+        root = ops.sqrt(_correction(self.beta_2, self.step))
+        return self.rate * root / _correction(self.beta_1, self.step), self.epsilon * root
+
     def largest_ratio(self) -> float:
         """What no mean exceeds, divided by the root of its mean of squares (Cauchy and Schwarz)."""
         left = 1 - self.beta_1**2 / self.beta_2 if self.beta_2 else 0.0

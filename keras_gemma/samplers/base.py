@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gemma import arrays
+from keras_gemma import compilers
 from keras_gemma.samplers.context import SamplingContext, current, given
 from keras_gemma.samplers.noise import noise_of
 from keras_gemma.samplers.options import NUMBERS, checked_number, is_neutral, is_number
@@ -149,7 +149,7 @@ class Sampler:
         logits = self.adjusted(logits, context)
         with given(context):
             if self.takes_likeliest():
-                chosen = arrays.argmax(logits)
+                chosen = compilers.argmax(logits)
             else:
                 chosen = self.get_next_token(self.compute_probabilities(logits))
         chosen = ops.cast(chosen, "int32")
@@ -197,7 +197,7 @@ class Sampler:
         if is_number(temperature) and temperature >= _TINY:
             return ops.softmax(logits / temperature, axis=-1)
         place = ops.arange(logits.shape[-1], dtype="int32")[None]
-        likeliest = arrays.argmax(logits)[:, None]
+        likeliest = compilers.argmax(logits)[:, None]
         greedy = ops.cast(place == likeliest, "float32")
         if is_number(temperature):
             return greedy
@@ -212,7 +212,7 @@ class Sampler:
             probabilities,
             Truncation(*map(self.number, Truncation._fields)),
             lambda kept, ids: self.draw(kept, ids, keys),
-            self.candidates if arrays.can_branch() else None,
+            self.candidates if compilers.can_branch() else None,
         )
 
     def draw(self, probabilities_BC, ids_BC=None, keys=None):
@@ -226,7 +226,7 @@ class Sampler:
         ids_BC = ops.arange(width, dtype="int32")[None] if everything else ids_BC
         seeds_B, counters_B = keys or self.keys(rows)
         noise_BC = noise_of(seeds_B, counters_B, ops.cast(ids_BC, "int32"))
-        place_B = arrays.argmax(ops.log(probabilities_BC) + noise_BC)
+        place_B = compilers.argmax(ops.log(probabilities_BC) + noise_BC)
         if everything:
             return place_B
         return ops.take_along_axis(ids_BC, place_B[:, None], axis=-1)[:, 0]

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import keras
 
-from keras_gemma.arrays import argmax
+from keras_gemma.compilers import argmax
 from keras_gemma.samplers.base import Sampler
 from keras_gemma.samplers.truncation import Truncation
 

@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_NAME_BACKENDS = (
     "backend.py",
     "arrays.py",
+    "compilers.py",
     "graphs.py",
     "generation/compiled.py",
     "generation/compilation_cache.py",

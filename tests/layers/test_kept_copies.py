@@ -7,6 +7,7 @@ from conftest import close
 from keras import ops
 
 from keras_gemma.layers import Dense
+from keras_gemma.models import cross_entropy as loss
 from keras_gemma.quantization import form_of, quantize_layer
 
 pytestmark = pytest.mark.skipif(keras.config.backend() != "jax", reason="asks XLA")
@@ -71,3 +72,20 @@ def test_what_is_infinite_in_a_row_stays_there():
     made = jax.jit(lambda x: layer(x, training=True))(ops.cast(x, "bfloat16"))
     assert not np.isfinite(np.asarray(made[0], "float32")).any()
     assert np.isfinite(np.asarray(made[1], "float32")).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_loss_makes_floats_of_a_part_of_the_table(training, monkeypatch):
+    import jax
+
+    monkeypatch.setattr(loss, "numbers_at_once", lambda: 2**12)
+    vocabulary, tokens = 4096, 8
+    labels, weights = np.zeros((1, tokens), "int32"), np.ones((1, tokens), "float32")
+
+    def total(hidden, table):
+        head = loss.Head(table, None, False)
+        return loss.cross_entropy(hidden, head, labels, weights, training)[0]
+
+    hidden, table = (ops.ones(s, "bfloat16") for s in ((1, tokens, WIDTH), (vocabulary, WIDTH)))
+    program = jax.jit(jax.grad(total) if training else total).lower(hidden, table).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * vocabulary * WIDTH / 4

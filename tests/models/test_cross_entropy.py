@@ -1,5 +1,7 @@
 """A loss in chunks is the plain loss, in value and gradient, and holds no logits."""
 
+import math
+
 import numpy as np
 import pytest
 from conftest import SIZES, close, loud, once_but
@@ -16,6 +18,8 @@ WIDTH = 8
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(module, "_FEWEST", 5)
+    if module.numbers_at_once() != math.inf:
+        monkeypatch.setattr(module, "numbers_at_once", lambda: 100)
 
 
 def example(rows, length, vocabulary=96):
@@ -37,7 +41,7 @@ def plain(hidden, table, labels, weights, cap):
     return -ops.sum(weights * ops.take_along_axis(chances, labels[..., None], axis=-1)[..., 0])
 
 
-CASES = [(2, 12, 96, None), (3, 7, 96, 3.0), (1, 1, 97, None), (9, 2, 64, 3.0)]
+CASES = [(2, 12, 96, None), (3, 7, 96, 3.0), (1, 1, 97, None), (9, 2, 64, 3.0), (2, 5, 97, 3.0)]
 
 
 @pytest.mark.parametrize("rows, length, vocabulary, cap", CASES)
