@@ -56,24 +56,29 @@ def _chunk(table_VD, hidden_CD, labels_C, weights_C, cap, at_once, for_hidden, t
         logits_CR = (hidden_CD @ table_RD.T).float()
         if cap is not None:
             logits_CR.div_(cap).tanh_().mul_(cap)
-        sums.append(logits_CR.logsumexp(1))
-        tops.append(logits_CR.amax(1))
         place_C1, is_here_C = _place(labels_C, start, logits_CR)
         chosen_C = torch.where(is_here_C, logits_CR.gather(1, place_C1)[:, 0], chosen_C)
+        tops.append(logits_CR.amax(1))
+        # In place: a slope is one of these, scaled. Under a cap it takes the logits, too.
+        below_CR = logits_CR.sub_ if cap is None else logits_CR.sub
+        sums.append(below_CR(tops[-1][:, None]).exp_().sum(1))
         if for_hidden:
             kept.append(logits_CR)
-    sum_C, most_C = torch.stack(sums).logsumexp(0), torch.stack(tops).amax(0)
+    most_C = torch.stack(tops).amax(0)
+    sum_C = (torch.stack(sums).log_() + torch.stack(tops)).logsumexp(0)
     loss, correct = weights_C @ (sum_C - chosen_C), weights_C @ (chosen_C >= most_C).float()
     if not for_hidden:
         return loss, correct, None
     hidden_grad = torch.zeros_like(hidden_CD, dtype=torch.float32)
     for start, table_RD in pieces:
-        logits_CR = kept.pop(0)
-        bend_CR = 1 - (logits_CR / cap).square_() if cap is not None else None
-        slope_CR = logits_CR.sub_(sum_C[:, None]).exp_().mul_(weights_C[:, None])  # the same memory
+        slope_CR, top_C = kept.pop(0), tops.pop(0)
+        if cap is not None:
+            bend_CR = 1 - (slope_CR / cap).square_()
+            slope_CR.sub_(top_C[:, None]).exp_()
+        slope_CR.mul_(((top_C - sum_C).exp_() * weights_C)[:, None])
         place_C1, is_here_C = _place(labels_C, start, slope_CR)
         slope_CR.scatter_add_(1, place_C1, torch.where(is_here_C, -weights_C, 0.0)[:, None])
-        if bend_CR is not None:
+        if cap is not None:
             slope_CR.mul_(bend_CR)
         slope_CR = slope_CR.to(table_VD.dtype)
         _add(hidden_grad, slope_CR, table_RD)
