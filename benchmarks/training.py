@@ -64,7 +64,7 @@ SCENES = {
     "full": Scene("all weights, 2 x 256 tokens", "270m", "float32", 8),
     "lora": Scene("LoRA of rank 8, 2 x 256 tokens", "270m", "float32", 5, rank=8),
     "lora_2b": Scene(
-        "LoRA of rank 8, 2 x 512 tokens", "2b", "bfloat16", 2, 8, 2, 512, 1, 1, 1, "bytes"
+        "LoRA of rank 8, 2 x 512 tokens", "2b", "bfloat16", 3, 8, 2, 512, 1, 1, 1, "bytes"
     ),
 }
 
