@@ -1,6 +1,6 @@
 """Cross-entropy in chunks as PyTorch does it best: each chunk's logits become their gradient in place.
 
-C tokens of a chunk, D model width, V vocabulary, of which R are a piece.
+C tokens of a chunk, D model width, V vocabulary, of which R are one of P pieces.
 """
 
 import torch
@@ -64,8 +64,8 @@ def _chunk(table_VD, hidden_CD, labels_C, weights_C, cap, at_once, for_hidden, t
         sums.append(below_CR(tops[-1][:, None]).exp_().sum(1))
         if for_hidden:
             kept.append(logits_CR)
-    most_C = torch.stack(tops).amax(0)
-    sum_C = (torch.stack(sums).log_() + torch.stack(tops)).logsumexp(0)
+    top_PC = torch.stack(tops)
+    most_C, sum_C = top_PC.amax(0), (torch.stack(sums).log_() + top_PC).logsumexp(0)
     loss, correct = weights_C @ (sum_C - chosen_C), weights_C @ (chosen_C >= most_C).float()
     if not for_hidden:
         return loss, correct, None

@@ -71,7 +71,8 @@ def adamw(
 ) -> bool:
     """AdamW's update by the backend's own kernel; false where there is none.
 
-    PyTorch's is five times as fast as the formula, and TensorFlow's makes no array of the weight's size.
+    PyTorch's is five times as fast as the formula. TensorFlow's makes no array of the weight's size; the decay
+    before it makes one.
 
     Args:
         scale: what the gradient is multiplied by, or `None`.
