@@ -89,13 +89,45 @@ def numbers_at_once() -> float:
     """How many numbers of a large product are best made, and worked on, before the next ones are begun.
 
     A processor's cache holds a few MB, and what takes less than 32 MB lies where the numbers before lay: room for more
-    is had from the system anew. A GPU is waited for where they are few. No number is too large for TensorFlow, which copies
-    an array whenever a part of it is written, and for several devices, of which each has a part.
+    is had from the system anew. A GPU is waited for where they are few. No number is too large for several devices, of which
+    each has a part.
     """
-    name, kind = keras.backend.backend(), device_kind()
-    if name == "tensorflow" or (name == "jax" and not _one_device()):
+    if keras.backend.backend() == "jax" and not _one_device():
         return math.inf
-    return 2**20 if kind == "cpu" else 2**24
+    return 2**20 if device_kind() == "cpu" else 2**24
+
+
+def tensor_array(count: int, shape: tuple, dtype: str, zero: Any) -> Any:
+    """`count` tensors of zeros, which loops `write` and `read` one by one, and `stacked` makes a single one of.
+
+    A single one from the beginning TensorFlow would copy whenever a part of it is written.
+
+    Args:
+        zero: a scalar that is zero, and no constant: of one, TensorFlow keeps all tensors from step to step.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        known = [n if isinstance(n, int) else None for n in shape]
+        return tf.TensorArray(dtype, count, element_shape=known, clear_after_read=False)
+    return keras.ops.broadcast_to(keras.ops.cast(zero, dtype), (count, *shape))
+
+
+def write(array: Any, place: Any, tensor: Any) -> Any:
+    """The array with another tensor in a place."""
+    if keras.backend.backend() == "tensorflow":
+        return array.write(place, tensor)
+    return keras.ops.slice_update(array, (place, *[0] * tensor.ndim), tensor[None])
+
+
+def read(array: Any, place: Any) -> Any:
+    """A tensor of the array."""
+    return array.read(place) if keras.backend.backend() == "tensorflow" else array[place]
+
+
+def stacked(array: Any) -> Any:
+    """All tensors of the array as one."""
+    return array.stack() if keras.backend.backend() == "tensorflow" else array
 
 
 def can_branch() -> bool:

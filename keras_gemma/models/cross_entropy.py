@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_gemma.compilers import apart, as_bits, as_floats, numbers_at_once
+from keras_gemma.compilers import (
+    apart,
+    as_bits,
+    as_floats,
+    numbers_at_once,
+    read,
+    stacked,
+    tensor_array,
+    write,
+)
 from keras_gemma.layers.attend import soft_capped
 
 # Products of fewer rows are slow: a matrix is read, and packed, for each.
@@ -77,11 +86,14 @@ def chunk_length(hidden_BTD, table_VD):
 def _sums(hidden_BTD, table_VD, labels_BT, weights_BT, cap, for_hidden, for_table):
     """The two sums, and gradients of the first, or zeros where they are not asked for."""
     batch, length, width = ops.shape(hidden_BTD)
+    vocabulary = table_VD.shape[0]
     chunk = chunk_length(hidden_BTD, table_VD)
     chunks = -(-length // chunk)
     missing = chunks * chunk - length  # padding counts nothing
     hidden_BTD = ops.pad(hidden_BTD, ((0, 0), (0, missing), (0, 0)))
     labels_BT, weights_BT = (ops.pad(x, ((0, 0), (0, missing))) for x in (labels_BT, weights_BT))
+    tokens = batch * chunk
+    parts = _parts(tokens if isinstance(tokens, int) else chunk_tokens(width), vocabulary)
 
     def step(number, carry):
         loss, correct, hidden_grad, table_grad = carry
@@ -94,35 +106,34 @@ def _sums(hidden_BTD, table_VD, labels_BT, weights_BT, cap, for_hidden, for_tabl
             for x in (labels_BT, weights_BT)
         )
         more_loss, more_correct, grad_CD, table_grad = _chunk(
-            hidden_CD, table_VD, labels_C, weights_C, cap, for_hidden, for_table, table_grad
+            hidden_CD, table_VD, labels_C, weights_C, cap, parts, for_hidden, for_table, table_grad
         )
         if for_hidden:
             grad_BCD = ops.reshape(grad_CD, (batch, chunk, width))
             hidden_grad = ops.slice_update(hidden_grad, (0, start, 0), grad_BCD)
         return loss + more_loss, correct + more_correct, hidden_grad, table_grad
 
-    zero = (
-        0 * weights_BT[0, 0]
-    )  # no constant: TensorFlow keeps one that is as large as a table from step to step
-    carry = (
-        zero,
-        zero,
-        ops.zeros_like(hidden_BTD) if for_hidden else zero,
-        ops.broadcast_to(zero, table_VD.shape) if for_table else zero,
-    )
+    zero = _zero(weights_BT)
+    hidden_grad = ops.zeros_like(hidden_BTD) if for_hidden else zero
+    table_grad = zero
+    if for_table:
+        shape = vocabulary // parts, width
+        table_grad = tensor_array(parts, shape, "float32", zero)
+    carry = zero, zero, hidden_grad, table_grad
     loss, correct, hidden_grad, table_grad = ops.fori_loop(0, chunks, step, carry)
     if for_hidden:
         hidden_grad = hidden_grad[:, :length]
+    if for_table:
+        table_grad = ops.reshape(stacked(table_grad), table_VD.shape)
     return loss, correct, hidden_grad, ops.cast(table_grad, table_VD.dtype)
 
 
-def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap, for_hidden, for_table, table_grad):
+def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap, parts, for_hidden, for_table, table_grad):
     """The two sums of a chunk, and the gradient of the first for its hidden states; that for the table is added.
 
     All logits are made before the first slope: it needs the sum over them.
     """
     vocabulary, width = table_VD.shape
-    parts = _parts(hidden_CD, vocabulary)
     rows = vocabulary // parts
 
     def table_of(part):
@@ -131,26 +142,34 @@ def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap, for_hidden, for_table,
     def is_label(part):
         return part * rows + ops.arange(rows, dtype="int32")[None] == labels_C[:, None]
 
-    def make(part):
+    def loop(body, carry):
+        return ops.fori_loop(0, parts, body, carry) if parts > 1 else body(0, carry)
+
+    def make(part, made):
         logits_CR = ops.matmul(hidden_CD, ops.transpose(table_of(part)))
         logits_CR = soft_capped(logits_CR, cap) if cap is not None else logits_CR
         exact_CR = ops.cast(logits_CR, "float32")
         chosen_C = ops.sum(ops.where(is_label(part), exact_CR, 0.0), axis=-1)
-        sums = ops.logsumexp(exact_CR, axis=-1), ops.max(exact_CR, axis=-1), chosen_C
-        return (*sums, as_bits(logits_CR)) if for_hidden else sums
+        sums_3C = ops.stack([ops.logsumexp(exact_CR, -1), ops.max(exact_CR, -1), chosen_C])
+        more = (sums_3C, as_bits(logits_CR)) if for_hidden else (sums_3C,)
+        return tuple(write(array, part, new) for array, new in zip(made, more))
 
-    numbers = ops.arange(parts, dtype="int32")
-    made = ops.map(make, numbers) if parts > 1 else [x[None] for x in make(0)]
-    sum_C, most_C = ops.logsumexp(made[0], axis=0), ops.max(made[1], axis=0)
-    chosen_C = ops.sum(made[2], axis=0)
-    loss = ops.sum(weights_C * (sum_C - chosen_C))
-    correct = ops.sum(weights_C * ops.cast(chosen_C >= most_C, "float32"))
+    zero, tokens = _zero(weights_C), ops.shape(hidden_CD)[0]
+    made = [tensor_array(parts, (3, tokens), "float32", zero)]
+    if for_hidden:
+        bits = as_bits(ops.cast(zero, hidden_CD.dtype))
+        made += [tensor_array(parts, (tokens, rows), bits.dtype, zero)]
+    made = loop(make, tuple(made))
+    sums_PC, most_PC, chosen_PC = ops.unstack(stacked(made[0]), 3, axis=1)
+    sum_C, chosen_C = ops.logsumexp(sums_PC, axis=0), ops.sum(chosen_PC, axis=0)
+    is_most_C = ops.cast(chosen_C >= ops.max(most_PC, axis=0), "float32")
+    loss, correct = ops.sum(weights_C * (sum_C - chosen_C)), ops.sum(weights_C * is_most_C)
     if not for_hidden:
         return loss, correct, None, table_grad
 
     def differentiate(part, grads):
         grad_CD, table_grad = grads
-        logits_CR = as_floats(made[3][part], hidden_CD.dtype)
+        logits_CR = as_floats(read(made[1], part), hidden_CD.dtype)
         exact_CR = ops.cast(logits_CR, "float32")
         slope_CR = ops.exp(exact_CR - sum_C[:, None]) - ops.cast(is_label(part), "float32")
         slope_CR = slope_CR * weights_C[:, None]
@@ -159,29 +178,24 @@ def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap, for_hidden, for_table,
         slope_CR = ops.cast(slope_CR, logits_CR.dtype)
         grad_CD = grad_CD + ops.cast(ops.matmul(slope_CR, table_of(part)), "float32")
         if for_table:
-            table_grad = _added(table_grad, part, ops.matmul(ops.transpose(slope_CR), hidden_CD))
+            more_RD = ops.matmul(ops.transpose(slope_CR), hidden_CD)
+            more_RD = read(table_grad, part) + ops.cast(more_RD, "float32")
+            table_grad = write(table_grad, part, more_RD)
         return grad_CD, table_grad
 
-    grads = ops.zeros(ops.shape(hidden_CD), "float32"), table_grad
-    if parts > 1:
-        grads = ops.fori_loop(0, parts, differentiate, grads)
-    else:
-        grads = differentiate(0, grads)
+    grads = loop(differentiate, (ops.zeros(ops.shape(hidden_CD), "float32"), table_grad))
     return loss, correct, ops.cast(grads[0], hidden_CD.dtype), grads[1]
 
 
-def _parts(hidden_CD, vocabulary):
+def _zero(weights):
+    """Zero, and no constant: see `tensor_array`."""
+    return 0 * ops.ravel(weights)[0]
+
+
+def _parts(tokens, vocabulary):
     """Into how many parts of one size a vocabulary is cut."""
     most = numbers_at_once()
     if most == math.inf:
         return 1
-    least = -(-hidden_CD.shape[0] * vocabulary // most)
+    least = -(-tokens * vocabulary // most)
     return math.gcd(vocabulary, 1 << (least - 1).bit_length())
-
-
-def _added(grad_VD, part, more_RD):
-    more_RD = ops.cast(more_RD, "float32")
-    if more_RD.shape == grad_VD.shape:
-        return grad_VD + more_RD
-    start = (part * more_RD.shape[0], 0)
-    return ops.slice_update(grad_VD, start, ops.slice(grad_VD, start, more_RD.shape) + more_RD)
