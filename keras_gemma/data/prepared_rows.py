@@ -33,7 +33,7 @@ class DataReport(Tally):
     row_length: int = 0  # T
     tokens: int = 0
     labels: int = 0  # tokens that count for the loss
-    is_told: bool = False  # whether a warning of what is lost was given
+    told: list[str] = dataclasses.field(default_factory=list)  # `losses` that were warned of
 
     @property
     def fill(self) -> float:
@@ -161,11 +161,13 @@ def count_of(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
-def windows(texts: Iterable[Any], preprocessor: Any, report: DataReport) -> Iterator[Packed]:
-    """Rows of texts, a few hundred at a time, in the order of the texts; counted in `report`."""
+def windows(
+    texts: Iterable[Any], preprocessor: Any, report: DataReport, at_once: int | None = None
+) -> Iterator[Packed]:
+    """Rows of texts, in the order of the texts; counted in `report`. So many texts at a time are drawn."""
     texts, row_length = iter(texts), report.row_length + 1
     documents, weights, waiting = [], [], 0
-    while window := list(itertools.islice(texts, DOCUMENTS_AT_ONCE)):
+    while window := list(itertools.islice(texts, at_once or DOCUMENTS_AT_ONCE)):
         ids, counts, _, tally = documents_of(preprocessor, window, row_length, report.documents)
         report.add(tally)
         # As arrays: a list of Python's numbers takes nine times the memory.

@@ -1,6 +1,7 @@
 """The model people hold: text in, text out; trained with `fit`."""
 
 import contextlib
+import sys
 import types
 from typing import Any
 
@@ -11,8 +12,16 @@ from keras_gemma.generation import CACHES
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.cross_entropy import Head
 from keras_gemma.models.draft import check_draft
-from keras_gemma.models.fit_data import is_text, is_tf_dataset, split, to_batches, warn_of_losses
+from keras_gemma.models.fit_data import (
+    BESIDE_TEXT,
+    is_text,
+    is_tf_dataset,
+    split,
+    to_batches,
+    warn_of_losses,
+)
 from keras_gemma.models.fit_run import fit_run
+from keras_gemma.models.kept_values import keeping_values
 from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.text_generation import TextGeneration
@@ -50,7 +59,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         self.context_length = backbone.config.context_length
         self.token_metrics = TokenMetrics()
         self._generation_engine = None
-        self._wants_hidden_states = False
+        self._wants_hidden_states = self._is_in_step = False
         self.compile()
 
     # --- training ---
@@ -100,19 +109,22 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             optimizer = AdamW(1e-4)
         self._automatic_loss = isinstance(loss, str) and loss == "auto"
         automatic_metrics = isinstance(weighted_metrics, str) and weighted_metrics == "auto"
-        if automatic_metrics and not self._automatic_loss:
-            weighted_metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        self._reports_tokens = automatic_metrics and self._automatic_loss
+        if automatic_metrics:
+            accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+            weighted_metrics = None if self._automatic_loss else [accuracy]
+        self._compile_loss = self._compile_metrics = None  # else Keras keeps those of before
         super().compile(
             optimizer=optimizer,
             loss=None if self._automatic_loss else loss,
-            weighted_metrics=None
-            if automatic_metrics and self._automatic_loss
-            else weighted_metrics,
+            weighted_metrics=weighted_metrics,
             **kwargs,
         )
-        self._reports_tokens = automatic_metrics and self._automatic_loss
         # Logits are made only where somebody asked for them.
-        self._trains_on_hidden_states = self._reports_tokens and not kwargs.get("metrics")
+        others = kwargs.get("metrics") or _overrides(type(self))
+        self._trains_on_hidden_states = self._automatic_loss and not (others or weighted_metrics)
+        # Of rows of padding, only what weighs tokens knows that they count nothing.
+        self._takes_padding = self._automatic_loss and not others
         for name, value, known in (("plan", plan, PLANS), ("cache", cache, CACHES)):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
@@ -157,42 +169,74 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         shuffle = kwargs.setdefault("shuffle", not is_tf_dataset(x))
         if is_text(x):
             if y is not None or kwargs.get("sample_weight") is not None:
+                raise ValueError(BESIDE_TEXT)
+            if kwargs.get("class_weight") is not None:
                 raise ValueError(
-                    "Text brings its own labels and weights: leave y and sample_weight out. Pairs "
-                    "are given as {'prompts': [...], 'responses': [...]}."
+                    "class_weight is for labels that are classes; tokens have weights of their own."
                 )
-            if share := kwargs.pop("validation_split", 0):
+            share = kwargs.pop("validation_split", 0)
+            if share and kwargs.get("validation_data") is None:
                 x, kwargs["validation_data"] = split(x, share)
         validation = kwargs.pop("validation_data", None)
         if validation is not None:
+            if isinstance(validation, tuple) and len(validation) == 1:
+                validation = validation[0]
             steps = kwargs.get("validation_steps")
-            kwargs["validation_data"] = self._batches_of(validation, batch_size, steps)
+            kwargs["validation_data"], report = self._batches(validation, batch_size, steps)
+            warn_of_losses(report)
         steps = kwargs.get("steps_per_epoch")
-        x = to_batches(x, self.preprocessor, batch_size, shuffle, steps)
+        x, self.data_report = self._batches(x, batch_size, steps, shuffle=shuffle)
         if isinstance(x, types.GeneratorType):  # Keras warns that it can't shuffle one
             kwargs["shuffle"] = False
-        self.data_report = getattr(x, "report", None)
         warn_of_losses(self.data_report)
         if self._generation_engine is not None:  # a plan would be old after one step
             self._generation_engine.forget()
         batch_size = _unless_batched(x, batch_size)
-        with fit_run(self, x, kwargs):
-            return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+        with keeping_values(self, kwargs), fit_run(self, x, kwargs):
+            history = super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+        warn_of_losses(self.data_report, at_end=True)
+        return history
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs: Any):
         """Loss, accuracy and perplexity on held-out data, given as to `fit`."""
-        x = to_batches(x, self.preprocessor, batch_size, steps=kwargs.get("steps"))
-        return super().evaluate(x, y, batch_size=_unless_batched(x, batch_size), **kwargs)
+        x, report = self._batches(x, batch_size, kwargs.get("steps"))
+        warn_of_losses(report)
+        batch_size = _unless_batched(x, batch_size)
+        with keeping_values(self, kwargs):
+            return super().evaluate(x, y, batch_size=batch_size, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs: Any):
         """Logits of texts or of batches of integers, as `keras.Model.predict`."""
-        x = to_batches(x, self.preprocessor, batch_size, steps=kwargs.get("steps"))
-        return super().predict(x, batch_size=_unless_batched(x, batch_size), **kwargs)
+        x, report = self._batches(x, batch_size, kwargs.get("steps"), filled=False)
+        warn_of_losses(report)
+        batch_size = _unless_batched(x, batch_size)
+        with keeping_values(self, kwargs):
+            return super().predict(x, batch_size=batch_size, **kwargs)
 
-    def _batches_of(self, validation, batch_size, steps=None):
-        if isinstance(validation, tuple) and len(validation) == 1:
-            validation = validation[0]
-        return to_batches(validation, self.preprocessor, batch_size, steps=steps)
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
+        """One step, on all texts that are given or on a batch of integers, as `keras.Model.train_on_batch`."""
+        return super().train_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
+        """Loss and metrics of one batch, given as to `train_on_batch`."""
+        return super().test_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
+
+    def predict_on_batch(self, x):
+        """Logits of one batch, given as to `train_on_batch`."""
+        return super().predict_on_batch(self._one_batch(x)[0])
+
+    def _batches(self, x, batch_size, steps=None, shuffle=False, filled=None):
+        filled = self._takes_padding if filled is None else filled
+        return to_batches(x, self.preprocessor, batch_size, shuffle, steps, filled)
+
+    def _one_batch(self, x, y=None, weights=None):
+        if not is_text(x):
+            return x, y, weights
+        if y is not None or weights is not None:
+            raise ValueError(BESIDE_TEXT)
+        batches, report = self._batches(x, sys.maxsize)
+        warn_of_losses(report)
+        return batches[0]
 
     @property
     def metrics(self):
@@ -204,23 +248,23 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         return super().call(inputs, training=training, mask=mask)
 
     @contextlib.contextmanager
-    def _hidden_states(self):
-        """While a step of `fit` or `evaluate` is traced or run, `call` gives hidden states."""
-        self._wants_hidden_states = self._trains_on_hidden_states
+    def _step(self):
+        """While a step of `fit` or `evaluate` is traced or run, `call` gives hidden states, and the loss feeds metrics."""
+        self._is_in_step, self._wants_hidden_states = True, self._trains_on_hidden_states
         try:
             yield
         finally:
-            self._wants_hidden_states = False
+            self._is_in_step = self._wants_hidden_states = False
 
     def train_step(self, *args, **kwargs):
         *_, data = args  # before it, on JAX, the state
         tied = self.backbone.token_embedding.tied(self._trains_on_hidden_states)
         weighed = gradients_weigh(self.optimizer, self._weight_of(data))
-        with self._hidden_states(), tied, weighed:
+        with self._step(), tied, weighed:
             return super().train_step(*args, **kwargs)
 
     def test_step(self, *args, **kwargs):
-        with self._hidden_states():
+        with self._step():
             return super().test_step(*args, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -228,12 +272,11 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         head = self._head() if self._wants_hidden_states else _unchanged
         means = token_means(head, y_pred, y, sample_weight, training)
-        if self._reports_tokens:
-            self.token_metrics.update(means)
-        loss = means.loss
-        for extra in self.losses:  # regularizers a user has added
-            loss += keras.ops.cast(extra, loss.dtype)
-        return loss
+        # What a user's regularizers add.
+        extra = sum((keras.ops.cast(loss, means.loss.dtype) for loss in self.losses), 0.0)
+        if self._reports_tokens and self._is_in_step:
+            self.token_metrics.count(means, extra)
+        return means.loss + extra
 
     def _weight_of(self, data):
         """What a batch's gradient weighs among those that are accumulated: its tokens, if the loss is their mean."""
@@ -260,6 +303,12 @@ class Gemma3CausalLM(GemmaCausalLM):
 
 def _unchanged(logits):
     return logits
+
+
+def _overrides(model_class):
+    """Whether a user's class sees what the model computes, which it must take for logits."""
+    own = (model_class.compute_loss, model_class.compute_metrics)
+    return own != (GemmaCausalLM.compute_loss, GemmaCausalLM.compute_metrics)
 
 
 def _unless_batched(x, batch_size):

@@ -4,20 +4,33 @@ Texts, pairs and conversations go through the model's preprocessor; integers pas
 """
 
 import itertools
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_gemma.data.prepared_rows import DataReport, PreparedRows, windows
-from keras_gemma.data.records import InMemory, Records, read
+from keras_gemma.data.prepared_rows import DOCUMENTS_AT_ONCE, DataReport, PreparedRows, windows
+from keras_gemma.data.records import KINDS, InMemory, Records, read
 from keras_gemma.data.row_forms import FIELDS, checked_row, is_one
-from keras_gemma.models.text_batches import TextBatches, TextDataset, features
+from keras_gemma.models.text_batches import TextBatches, TextDataset, features, texts_of
 from keras_gemma.text.training_rows import next_token_batch
+
+BESIDE_TEXT = (
+    "Text brings its own labels and weights: leave y and sample_weight out. Pairs are given as "
+    "{'prompts': [...], 'responses': [...]}."
+)
+
+
+class Batches(NamedTuple):
+    """What Keras's `fit` takes, and what became of the texts in it, if it is made of texts."""
+
+    data: Any
+    report: DataReport | None = None
 
 
 def is_tf_dataset(x: Any) -> bool:
@@ -31,7 +44,7 @@ def is_text(x: Any) -> bool:
     if isinstance(x, (str, bytes, Path, Records)):
         return True
     if isinstance(x, Mapping):
-        return bool(FIELDS & set(x))
+        return bool(FIELDS & set(x)) or {"role", "content"} <= set(x)
     if isinstance(x, np.ndarray):
         return x.dtype.kind in "USO"
     if isinstance(x, Sequence) and len(x):
@@ -39,48 +52,91 @@ def is_text(x: Any) -> bool:
     return getattr(getattr(x, "dtype", None), "name", "") == "string"  # a TensorFlow tensor
 
 
-def to_batches(x, preprocessor, batch_size=None, shuffle=False, steps=None):
+def to_batches(
+    x: Any,
+    preprocessor: Any,
+    batch_size: int | None = None,
+    shuffle: bool = False,
+    steps: int | None = None,
+    filled: bool = True,
+) -> Batches:
     """`x` as something Keras's `fit` takes: batches of `(inputs, labels, weights)`.
 
     Iterators of texts are read to their end before the first step, so that what they hold is known
     and another epoch can follow; unless `steps` says how many batches an epoch takes of them.
+    `filled` is whether the last batch of texts has as many rows as the others, some of padding.
     """
+    if batch_size is not None and not batch_size >= 1:
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size!r}.")
     if is_tf_dataset(x):
-        return x.map(_needed(preprocessor)) if _spec_is_text(x.element_spec) else x
+        if not _spec_is_text(x.element_spec):
+            return Batches(x)
+        if keras.tree.flatten(features(x.element_spec))[0].shape.rank == 0:
+            raise ValueError(
+                "This tf.data.Dataset gives texts one by one; give it with .batch(8), say."
+            )
+        return Batches(x.map(_needed(preprocessor)))
     if isinstance(x, keras.utils.PyDataset):
         if not is_text(features(x[0])):
-            return x
-        return TextDataset(x, _batch_by_batch(_needed(preprocessor)))
+            return Batches(x)
+        report = _new_report(preprocessor)
+        return Batches(TextDataset(x, _batch_by_batch(preprocessor, report)), report)
     if is_text(x):
         records = as_records(x)
-        return _prepared(records, preprocessor, batch_size or 32, shuffle, records.skipped)
+        rows = PreparedRows(records, _needed(preprocessor), records.skipped)
+        return _prepared(rows, batch_size or 32, shuffle, steps, filled)
+    if x is None or (isinstance(x, Sequence) and not len(x)):
+        raise ValueError(f"There is nothing to train on: {x!r} came.")
     if not _is_stream(x):
-        return x
+        return Batches(x)
     first, items = _peek(x)
     if not is_text(features(first)):
-        return (item for item in items) if isinstance(x, Iterator) else x
+        return Batches((item for item in items) if isinstance(x, Iterator) else x)
     batch_size = batch_size or (None if is_one(first) else len(_rows_in(first))) or 32
     if steps is None:
-        return _prepared(_rows(items), preprocessor, batch_size, shuffle)
-    return _endless(x, items, _needed(preprocessor), batch_size)
+        rows = PreparedRows(_rows(items), _needed(preprocessor))
+        return _prepared(rows, batch_size, shuffle, None, filled)
+    report = _new_report(preprocessor)
+    return Batches(_endless(x, items, preprocessor, batch_size, filled, report), report)
 
 
 def as_records(x: Any) -> Records:
     """Texts of any kind but streams as records, checked; a string is a text, a `Path` a file."""
+    if isinstance(x, str) and Path(x).suffix.lower() in KINDS:
+        raise ValueError(
+            f"The text {x!r} came, which looks like the name of a file. Give pathlib.Path({x!r}) to train on "
+            f"what is in it, or [{x!r}] to train on the name."
+        )
     return read([x] if isinstance(x, (str, bytes)) else x)
 
 
-def split(texts, share):
+def split(texts: Any, share: float) -> tuple[Records, Records]:
     """The first texts, and the last `share` of them, to train on and to validate with."""
     texts = as_records(texts)
-    first = len(texts) - int(len(texts) * share)
+    first = split_at(len(texts), share)
     return texts.part(0, first), texts.part(first, len(texts))
 
 
-def warn_of_losses(report: DataReport | None) -> None:
-    """Warn, in a sentence for each kind, of what of the data does not count; once of a report."""
-    if report is not None and not report.is_told and (losses := report.losses()):
-        report.is_told = True
+def split_at(count: int, share: float) -> int:
+    """How many of so many rows are to train on if a share is to validate with; Keras's rounding."""
+    first = math.floor(count * (1 - share)) if 0 < share < 1 else 0
+    if not 0 < first < count:
+        raise ValueError(
+            f"validation_split={share} of {count} rows leaves none to train on, or none to validate with. It is a "
+            "share between 0 and 1; or give validation_data."
+        )
+    return first
+
+
+def warn_of_losses(report: DataReport | None, at_end: bool = False) -> None:
+    """Warn, in a sentence for each kind, of what of the data does not count.
+
+    Once of a report; and at the end again, if data that came bit by bit has lost more by then.
+    """
+    if report is None or not (losses := report.losses()):
+        return
+    if not report.told or (at_end and report.told != losses):
+        report.told = losses
         warnings.warn(
             " ".join(losses) + " `keras_gemma.data.show` shows which; the preprocessor's "
             "sequence_length and too_long say what becomes of long ones.",
@@ -109,7 +165,7 @@ def _peek(items):
 
 def _rows_in(item):
     """The rows of an item."""
-    item = features(item)
+    item = texts_of(item)
     return [item] if is_one(item) else [found.value for found in InMemory(item).scan()]
 
 
@@ -126,12 +182,15 @@ def _rows(items):
         yield row
 
 
-def _endless(x, items, preprocessor, batch_size):
-    """Batches of a stream as they come; begun anew where it ends, if it can be."""
-    report = DataReport(row_length=preprocessor.sequence_length, too_long=preprocessor.policy)
+def _endless(x, items, preprocessor, batch_size, filled, report):
+    """Batches of a stream as they come; begun anew where it ends, if it can be.
+
+    Only what is packed is drawn ahead: many texts are needed to fill rows.
+    """
+    at_once = DOCUMENTS_AT_ONCE if preprocessor.pack else batch_size
     waiting = None
     while True:
-        for rows in windows(_rows(items), preprocessor, report):
+        for rows in windows(_rows(items), preprocessor, report, at_once):
             warn_of_losses(report)
             parts = [np.concatenate(pair) for pair in zip(waiting, rows)] if waiting else rows
             whole = len(parts[0]) // batch_size * batch_size
@@ -142,25 +201,32 @@ def _endless(x, items, preprocessor, batch_size):
             break
         items = x
     if waiting and len(waiting[0]):
-        missing = [(0, batch_size - len(waiting[0])), (0, 0)]
+        missing = [(0, batch_size - len(waiting[0]) if filled else 0), (0, 0)]
         yield next_token_batch(*(np.pad(part, missing) for part in waiting))
 
 
-def _prepared(texts, preprocessor, batch_size, shuffle, skipped=0):
-    rows = PreparedRows(texts, _needed(preprocessor), skipped)
+def _prepared(rows, batch_size, shuffle, steps, filled):
     rows.report.check()
-    return TextBatches(rows, batch_size, shuffle)
+    if steps is None:  # else the first rows follow after the last ones
+        batch_size = min(batch_size, len(rows))
+    return Batches(TextBatches(rows, batch_size, shuffle, filled=filled), rows.report)
 
 
-def _batch_by_batch(preprocessor):
-    """A function from a batch of rows to one of integers; it warns once of what it cuts."""
-    report = DataReport(row_length=preprocessor.sequence_length, too_long=preprocessor.policy)
+def _new_report(preprocessor):
+    preprocessor = _needed(preprocessor)
+    return DataReport(row_length=preprocessor.sequence_length, too_long=preprocessor.policy)
 
-    def prepare(batch):
+
+def _batch_by_batch(preprocessor, report):
+    """A function from a batch of rows to one of integers, counted in `report` the first time."""
+
+    def prepare(batch, is_first):
         rows, _, tally = preprocessor.training_rows(list(_rows([batch])))
-        report.add(tally)
-        warn_of_losses(report)
-        return next_token_batch(*report.count(rows))
+        if is_first:
+            report.add(tally)
+            report.count(rows)
+            warn_of_losses(report)
+        return next_token_batch(*rows)
 
     return prepare
 

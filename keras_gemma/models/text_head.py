@@ -14,8 +14,9 @@ from keras_gemma.conversion.stream import check, compare, load, writables
 from keras_gemma.conversion.weight_map import Rule, entries
 from keras_gemma.generation import bucket
 from keras_gemma.layers import TokenPooling
-from keras_gemma.models.fit_data import is_text, is_tf_dataset
+from keras_gemma.models.fit_data import is_text, is_tf_dataset, split_at
 from keras_gemma.models.fit_run import fit_run
+from keras_gemma.models.kept_values import keeping_values
 from keras_gemma.models.labelled_texts import LabelledTexts
 from keras_gemma.models.preset_model import PARTS_WITHOUT_WEIGHTS, PresetTask
 from keras_gemma.models.text_batches import TextDataset, features
@@ -76,18 +77,20 @@ class TextHead(PresetTask):
             kwargs["validation_batch_size"] = found.pop("batch_size")
             kwargs["validation_data"] = tuple(found.values())
         data = self._data(x, y, weights, batch_size, "shuffled" if shuffle else "given")
-        with fit_run(self, data["x"], kwargs):
+        with keeping_values(self, kwargs), fit_run(self, data["x"], kwargs):
             return super().fit(**data, epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs: Any):
         """Loss and metrics on texts with labels, given as to `fit`."""
         data = self._data(*_columns(x, y, sample_weight), batch_size, "by length")
-        return super().evaluate(**data, **kwargs)
+        with keeping_values(self, kwargs):
+            return super().evaluate(**data, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs: Any):
         """One output a text, in the order of the texts; `x` as to `fit`, without labels."""
         data = self._data(x, None, None, batch_size, "by length")
-        found = super().predict(data["x"], batch_size=data["batch_size"], **kwargs)
+        with keeping_values(self, kwargs):
+            found = super().predict(data["x"], batch_size=data["batch_size"], **kwargs)
         if isinstance(data["x"], LabelledTexts):
             found = found[np.argsort(data["x"].places)]
         return found
@@ -104,7 +107,7 @@ class TextHead(PresetTask):
         elif isinstance(x, keras.utils.PyDataset):
             if is_text(features(x[0])):
                 prepare = self._preprocess
-                x = TextDataset(x, lambda b: prepare(*(b if isinstance(b, tuple) else (b,))))
+                x = TextDataset(x, lambda b, _: prepare(*(b if isinstance(b, tuple) else (b,))))
             batch_size = None
         elif self._is_text(x):
             x = self._batches(x, y, weights, batch_size or 32, order)
@@ -203,7 +206,7 @@ def _split(x, y, weights, share):
     column = (
         x[0] if isinstance(x, tuple) else next(iter(x.values())) if isinstance(x, Mapping) else x
     )
-    first = len(column) - int(len(column) * share)
+    first = split_at(len(column), share)
     halves = slice(None, first), slice(first, None)
     return [tuple(_rows(part, half) for part in (x, y, weights)) for half in halves]
 

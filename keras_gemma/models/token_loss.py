@@ -64,30 +64,65 @@ def _per_token(labels_BT, weights):
     return ops.broadcast_to(weights, ops.shape(labels_BT))
 
 
-class Perplexity(keras.metrics.Metric):
-    """`exp` of the mean loss over all tokens seen since the last reset."""
+class _OverTokens(keras.metrics.Metric):
+    """A mean over all tokens seen since the last reset, each weighted, float32 whatever Keras's `floatx` is."""
 
-    def __init__(self, name: str = "perplexity", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.loss = self.add_variable((), "zeros", name="loss")
+    def __init__(self, name: str):
+        super().__init__(name=name, dtype="float32")
+        self.total = self.add_variable((), "zeros", name="total")
         self.weight = self.add_variable((), "zeros", name="weight")
 
-    def update_state(self, loss, weight):
-        self.loss.assign_add(loss)
-        self.weight.assign_add(weight)
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """With labels BT, logits BTV and weights: as somebody's own `train_step` calls it."""
+        self.count(token_means(lambda logits_BTV: logits_BTV, y_pred, y_true, sample_weight, False))
+
+    def count(self, means: TokenMeans, extra: Any = 0.0):
+        """With a batch's means; `extra` is what its loss has beside theirs."""
+        raise NotImplementedError
+
+    def mean(self, total):
+        """What a total is for each token."""
+        return total / ops.maximum(self.weight, 1e-9)
+
+
+class Accuracy(_OverTokens):
+    """The share of tokens that are the likeliest."""
+
+    def count(self, means, extra=0.0):
+        self.total.assign_add(means.accuracy * means.weight)
+        self.weight.assign_add(means.weight)
 
     def result(self):
-        return ops.exp(self.loss / ops.maximum(self.weight, 1e-9))
+        return self.mean(self.total)
+
+
+class Perplexity(_OverTokens):
+    """`exp` of the mean loss; and that mean, as `loss`.
+
+    Keras's own mean of losses counts batches by their rows: it depends on how texts are cut into batches.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.extra = self.add_variable((), "zeros", name="extra")
+
+    def count(self, means, extra=0.0):
+        self.total.assign_add(means.loss * means.weight)
+        self.extra.assign_add(extra * means.weight)
+        self.weight.assign_add(means.weight)
+
+    def result(self):
+        loss = self.mean(self.total)
+        return {"loss": loss + self.mean(self.extra), self.name: ops.exp(loss)}
 
 
 class TokenMetrics:
     """Accuracy and perplexity, fed from what the loss is made of anyway."""
 
     def __init__(self):
-        self.accuracy = keras.metrics.Mean(name="accuracy")
-        self.perplexity = Perplexity()
-        self.all = [self.accuracy, self.perplexity]
+        self.all = [Accuracy("accuracy"), Perplexity("perplexity")]
 
-    def update(self, means: TokenMeans):
-        self.accuracy.update_state(means.accuracy, sample_weight=means.weight)
-        self.perplexity.update_state(means.loss * means.weight, means.weight)
+    def count(self, means: TokenMeans, extra: Any) -> None:
+        """With a batch's means; `extra` is what its loss has beside theirs."""
+        for metric in self.all:
+            metric.count(means, extra)
