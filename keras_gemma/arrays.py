@@ -207,6 +207,26 @@ def pointer(tensor: Any) -> int:
     return ctypes.c_void_p.from_address(_pointer_of(capsule, b"dltensor")).value or 0
 
 
+def generator_state() -> np.ndarray | None:
+    """Where the backend's own generator of the host stands: PyTorch's, by which Keras shuffles arrays.
+
+    JAX has none, and of TensorFlow's Keras uses none.
+    """
+    if keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    return torch.get_rng_state().numpy()
+
+
+def set_generator_state(state: np.ndarray) -> None:
+    """Let PyTorch's generator go on from where `generator_state` found it; others have none."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_rng_state(torch.from_numpy(state))
+
+
 def device_kind() -> str:
     """Of the device that arrays are made on: "cpu", "gpu", "tpu", or what the backend calls another.
 

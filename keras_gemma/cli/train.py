@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import json
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -24,12 +25,13 @@ _PERIOD = 10
 @click.command(short_help="Run a training recipe.", epilog=EPILOG)
 @click.argument("recipe", required=False)
 @click.option("--data", metavar="FILE", help="Texts, pairs or conversations to train on.")
+@click.option("--skip-bad", is_flag=True, help="Leave out rows of it that are wrong; count them.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [runs/RECIPE]")
 @click.option("--resume", "run", type=click.Path(path_type=Path), help="Go on with that run.")
 @click.option("--show-code", "code_only", is_flag=True, help="Print the Python that does this.")
 @common()
-def command(settings, recipe, data, changes, out, run, code_only):
+def command(settings, recipe, data, skip_bad, changes, out, run, code_only):
     """Train a model as RECIPE says: a name in presets/recipes, or a JSON file.
 
     What was trained lies in OUT then, with the run's log and checkpoints. KEY may reach into the
@@ -37,7 +39,7 @@ def command(settings, recipe, data, changes, out, run, code_only):
     """
     if (recipe is None) == (run is None):
         raise click.UsageError("Give a RECIPE, or --resume and the folder of a run.")
-    if run and (data or changes or out or settings.seed is not None):
+    if run and (data or skip_bad or changes or out or settings.seed is not None):
         raise click.UsageError(
             "A run is resumed as it began: --resume takes its recipe and folder."
         )
@@ -45,7 +47,7 @@ def command(settings, recipe, data, changes, out, run, code_only):
         content, out = _recipe_of(run), run
     else:
         content, out = (
-            _recipe(settings, recipe, data, changes),
+            _recipe(settings, recipe, data, skip_bad, changes),
             out or Path("runs") / Path(recipe).stem,
         )
     resume = run is not None
@@ -62,17 +64,26 @@ def command(settings, recipe, data, changes, out, run, code_only):
         raise
     if settings.as_json:
         return settings.print_json({"out": str(out), **(measured or {})})
+    if measured.get("rows_skipped"):
+        click.echo(
+            f"Rows of the data that were wrong and were left out: {measured['rows_skipped']:,}."
+        )
     click.echo(f"What was trained lies in {out}.")
 
 
-def _recipe(settings, name, data, changes):
+def _recipe(settings, name, data, skip_bad, changes):
     from keras_gemma.presets import registry
+    from keras_gemma.training.recipe_file import FIELDS
 
     content = registry.recipe(name)
     if data is not None:
         content["data"] = str(Path(data).resolve())
+    if skip_bad:
+        content["skip_bad"] = True
     for change in changes:
-        apply_change(content, change)
+        apply_change(content, change, FIELDS if "data" in content else ())
+    if content.get("skip_bad") and "data" not in content:
+        raise click.UsageError("--skip-bad is for rows of a file, and this recipe has no data.")
     if settings.seed is not None:
         content["seed"] = settings.seed
     return content
@@ -85,8 +96,8 @@ def _recipe_of(run):
     return recipe_of(run)
 
 
-def apply_change(recipe: dict, change: str) -> None:
-    """Set one value of a recipe; the key must be there already.
+def apply_change(recipe: dict, change: str, may_have: Collection[str] = ()) -> None:
+    """Set one value of a recipe; the key must be there already, or be one that it may have.
 
     >>> recipe = {"tokens": 5, "optimizer": {"learning_rate": 0.1}}
     >>> apply_change(recipe, "optimizer.learning_rate=3e-3")
@@ -98,9 +109,10 @@ def apply_change(recipe: dict, change: str) -> None:
         raise click.UsageError(f"--set {change!r} must be KEY=VALUE.")
     *path, last = key.split(".")
     place = recipe
-    for depth, name in enumerate([*path, last]):
+    for depth, name in enumerate([] if key in may_have else [*path, last]):
         if not isinstance(place, dict) or name not in place:
-            near = difflib.get_close_matches(name, place, 1) if isinstance(place, dict) else []
+            known = [*place, *(() if depth else may_have)] if isinstance(place, dict) else []
+            near = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"The recipe has no {key!r}.{hint}")
         if depth < len(path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +33,22 @@ class LoraOptions:
     by_head: bool = True
 
     def __post_init__(self):
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, Integral) or self.rank < 1:
             raise ValueError(f"rank must be a whole number of 1 or more, not {self.rank!r}.")
+        self._keep(rank=int(self.rank))
         if self.alpha is None:
-            object.__setattr__(self, "alpha", self.rank)
+            self._keep(alpha=self.rank)
         if not _is_number(self.alpha) or not 0 < self.alpha < math.inf:
             raise ValueError(f"alpha must be a number above 0, not {self.alpha!r}.")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be 0 or more and less than 1, not {self.dropout!r}.")
+        # Files hold Python's numbers, and none of NumPy's.
+        alpha = int(self.alpha) if isinstance(self.alpha, Integral) else float(self.alpha)
+        self._keep(alpha=alpha, dropout=float(self.dropout))
+
+    def _keep(self, **values):
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @property
     def scale(self) -> float:
@@ -58,7 +67,7 @@ class LoraOptions:
 
 
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class LayerAdapter(NamedTuple):

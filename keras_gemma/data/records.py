@@ -36,11 +36,13 @@ def read(data: Any, *, skip_bad: bool = False) -> "Records":
         data: a file (JSONL, CSV, Parquet), a folder of such files, one that `datasets` saved, a
             list of these; or rows in memory: a list of records, columns, a `datasets.Dataset`.
             A row is a text (`text`), a pair (`prompt` with `response`, and the names in
-            `row_forms.PAIRS`) or a conversation (`messages`); all rows are of one form.
+            `row_forms.PAIRS`) or a conversation (`messages`, or a list of messages by itself); all
+            rows are of one form.
         skip_bad: whether to leave out rows that are wrong, and count them in `skipped`.
 
     Raises:
         ValueError: a row is wrong, and `path:line` says where; or none is right.
+        TypeError: it is a stream, whose rows come only one after the other.
         ImportError: pyarrow is needed; the extra that brings it is named.
     """
     return data if isinstance(data, Records) else Records(_sources_of(data), skip_bad)
@@ -89,8 +91,12 @@ class Records(Sequence):
         return self._read(range(len(self)))
 
     def part(self, start: int, stop: int) -> "Records":
-        """The rows from `start` to before `stop`, as records of their own."""
+        """The rows from `start` to before `stop`, as records of their own.
+
+        What was left out is counted with the first of them.
+        """
         part = copy.copy(self)
+        part.skipped = 0 if start else self.skipped
         part._places = self._places[start:stop]
         part._firsts = np.clip(np.subtract(self._firsts, start), 0, stop - start).tolist()
         return part
@@ -119,8 +125,8 @@ class Records(Sequence):
     def _refuse(self, message):
         if not self.skip_bad:
             raise ValueError(
-                f"{message}. Correct the row, or leave such rows out: "
-                "keras_gemma.data.read(..., skip_bad=True)."
+                f"{message.rstrip('.')}. Correct the row, or leave such rows out: skip_bad=True in "
+                "keras_gemma.data.read, --skip-bad in `keras-gemma train`."
             ) from None
         self.skipped += 1
         if len(self.examples) < MOST_EXAMPLES:
@@ -172,6 +178,13 @@ def _sources_of(data):
         return _files_of(Path(data))
     if isinstance(data, Sequence) and data and isinstance(data[0], Path):
         return [source for path in data for source in _files_of(Path(path))]
+    if isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
+        raise TypeError(
+            f"Rows any of which can be had at any time were awaited, not {type(data).__name__}, "
+            "which gives them one after the other. `fit` takes that as it is; to read or show some "
+            "of its rows, give a list of them: list(itertools.islice(rows, 100)), or of tf.data "
+            "list(rows.unbatch().take(100).as_numpy_iterator())."
+        )
     return [InMemory([data] if is_one(data) else data)]
 
 
@@ -181,12 +194,13 @@ def _files_of(path):
     if path.is_dir() and arrow_files.is_dataset_folder(path):
         return [arrow_files.dataset_folder(path)]
     if path.is_dir():
-        return [KINDS[file.suffix](file) for file in sorted(path.iterdir()) if file.suffix in KINDS]
-    if path.suffix not in KINDS:
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in KINDS)
+        return [KINDS[file.suffix.lower()](file) for file in files]
+    if path.suffix.lower() not in KINDS:
         raise ValueError(
             f"{path} is of no kind that is read: {', '.join(KINDS)}, or a folder of these."
         )
-    return [KINDS[path.suffix](path)]
+    return [KINDS[path.suffix.lower()](path)]
 
 
 def _without_tensors(rows):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_gemma.text.turns import turns_of
+from keras_gemma.text.turns import refuse_surrogates, turns_of
 
 
 class PairNames(NamedTuple):
@@ -26,6 +26,7 @@ PAIRS = (
     PairNames("instruction", "context", "response"),
 )
 FIELDS = {"messages", "text", *(name for pair in PAIRS for name in pair if name)}
+TO_LINES = 'jq -c ".[]" rows.json > rows.jsonl'
 AWAITED = "'messages', 'text', or a pair: " + ", ".join(
     f"'{pair.prompt}' with '{pair.response}'" for pair in PAIRS
 )
@@ -39,15 +40,20 @@ def checked_row(row: Any) -> tuple[str, Any]:
 
     Raises:
         TypeError: a field is missing, or no text.
-        ValueError: a response is empty, the model says nothing, a role is unknown or out of turn.
+        ValueError: a response is empty, the model says nothing, a role is unknown or out of
+            turn, half a character stands somewhere.
     """
     if isinstance(row, bytes):
         row = row.decode("utf-8")  # an error of its own kind of ValueError says where
     if isinstance(row, str):
-        return "text", str(row)
+        return "text", _text({"text": row}, "text")
     if isinstance(row, (list, tuple)):
         if not is_one(row):
-            raise TypeError("a row must be one record or one conversation, not a list of them")
+            raise TypeError(
+                "a row must be one record or one conversation, not a list of them. In a file each "
+                "stands on a line of its own (JSON Lines); of one array of rows such lines are "
+                f"made by `{TO_LINES}`"
+            )
         row = {"messages": row}
     if not isinstance(row, Mapping):
         raise TypeError(f"a row must be an object or a text, not {type(row).__name__}")
@@ -98,4 +104,5 @@ def _text(row, name):
         value = value.decode("utf-8")
     if not isinstance(value, str):
         raise TypeError(f"'{name}' must be a text, not {type(value).__name__}")
+    refuse_surrogates(value, f"'{name}'")
     return str(value)

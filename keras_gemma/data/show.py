@@ -41,9 +41,18 @@ def show(data: Any, model: Any, rows: int = 3, file: IO[str] | None = None) -> N
             `too_long` say what rows look like.
         rows: how many to print.
         file: where to; the terminal unless told. Colours only go to terminals.
+
+    Raises:
+        ValueError: the model has no preprocessor.
+        TypeError: the data are a stream; how to take some rows of it is said.
     """
     console = Console(file=file, highlight=False, soft_wrap=True)
     preprocessor = getattr(model, "preprocessor", model)
+    if preprocessor is None:
+        raise ValueError(
+            "Rows are shown as a preprocessor makes them, and this model has none "
+            "(preprocessor=None). Attach one, or give a GemmaCausalLMPreprocessor instead of it."
+        )
     records = read(data)
     prepared = PreparedRows(records[:DOCUMENTS], preprocessor, records.skipped)
     if len(records) > DOCUMENTS:

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_gemma.generation.engine import Engine
 from keras_gemma.generation.search import Search, rows_of
-from keras_gemma.generation.state import GenerationState, numpy, recorded, with_token
+from keras_gemma.generation.state import GenerationState, numpy, recorded, tensor, with_token
 from keras_gemma.samplers import NO_TOKEN, SamplingContext
 
 
@@ -62,7 +62,7 @@ class BeamSearch(Search):
         beams = Beams(
             again(state.token_ids),
             again(state.lengths),
-            ops.tile(ops.convert_to_tensor(first_K), (state.lengths.shape[0],)),
+            ops.tile(tensor(first_K), (state.lengths.shape[0],)),
             again(state.running),
             keras.tree.map_structure(again, state.records),
         )

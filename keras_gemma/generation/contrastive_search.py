@@ -40,7 +40,7 @@ class ContrastiveSearch(Search):
         width, longest = hidden_BWD.shape[1], state.token_ids.shape[1]
         # Prompts stand on the right there, and texts on the left here.
         place_BL = ops.arange(longest, dtype="int32")[None] + width - state.lengths[:, None]
-        place_BL1 = ops.minimum(place_BL, width - 1)[:, :, None]
+        place_BL1 = ops.clip(place_BL, 0, width - 1)[:, :, None]
         hidden_BLD = ops.take_along_axis(hidden_BWD, place_BL1, axis=1)
         return state._replace(draft=Remembered(logits_BV, _directions(hidden_BLD)))
 

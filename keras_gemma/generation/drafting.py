@@ -68,12 +68,12 @@ class PromptLookup(NoDraft):
         return self._source(state) >= 0
 
     def propose(self, arrays, state):
-        source_B = self._source(state)
+        source_B, length = self._source(state), state.token_ids.shape[1]
         # Where the text ends, it is thought to go round once more.
-        period_B1 = ops.maximum(state.lengths - source_B, 1)[:, None]
-        place_BD = source_B[:, None] + ops.mod(ops.arange(self.length, dtype="int32"), period_B1)
-        drafts_BD = ops.take_along_axis(state.token_ids, ops.maximum(place_BD, 0), axis=1)
-        return state, drafts_BD, ops.where(source_B >= 0, self.length, 0)
+        period_B1 = ops.clip(state.lengths - source_B, 1, length)[:, None]
+        place_BD = source_B[:, None] + ops.arange(self.length, dtype="int32") % period_B1
+        drafts_BD = ops.take_along_axis(state.token_ids, ops.clip(place_BD, 0, length - 1), axis=1)
+        return state, drafts_BD, self.length * ops.cast(source_B >= 0, "int32")
 
     def _source(self, state):
         """Where the text goes on after the latest place at which its end stood before; or -1."""
@@ -82,7 +82,7 @@ class PromptLookup(NoDraft):
         after_L = ops.arange(length, dtype="int32")[None]
         same_BL = ops.logical_and(after_L >= self.match, after_L < lengths_B1)
         for back in range(1, self.match + 1):
-            last_B1 = ops.take_along_axis(ids_BL, ops.maximum(lengths_B1 - back, 0), axis=1)
+            last_B1 = ops.take_along_axis(ids_BL, ops.clip(lengths_B1 - back, 0, length), axis=1)
             before_BL = ops.pad(ids_BL, [[0, 0], [back, 0]])[:, :length]
             same_BL = ops.logical_and(same_BL, ops.equal(before_BL, last_B1))
         return ops.max(ops.where(same_BL, after_L, -1), axis=1)

@@ -25,6 +25,7 @@ from keras_gemma.generation.state import (
     numpy,
     opening_state,
     recorded,
+    tensor,
     with_token,
 )
 from keras_gemma.generation.weights import Weights
@@ -171,7 +172,7 @@ class Engine:
             state = self.with_room(state, self.slots_for(longest, limit))
         chunk = last_tokens(numpy(state.token_ids), lengths, unread * running, MOST_UNREAD)
         read = self._program(self._open, fresh=())
-        return read(self._arrays(), state, *map(ops.convert_to_tensor, chunk))
+        return read(self._arrays(), state, *map(tensor, chunk))
 
     def keep(self, state: GenerationState) -> None:
         """Remember a text that is finished, for prompts that begin like it. Its state is used up."""

@@ -131,7 +131,7 @@ class Int4Blocks(NamedTuple):
         return _rows(self._floats, self, ids)
 
     def _floats(self, bytes_RK, scales_RB):
-        halves = ops.bitwise_and(bytes_RK, 15), ops.right_shift(bytes_RK, 4)
+        halves = bytes_RK & 15, ops.right_shift(bytes_RK, 4)
         values_RK = ops.concatenate([ops.cast(half, "float32") - 8.0 for half in halves], axis=-1)
         return _scaled(values_RK, scales_RB)
 

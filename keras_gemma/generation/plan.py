@@ -191,7 +191,7 @@ def planned(stack: Any, found: StackArrays) -> Any:
     call = written_once(_call_block)
     return dataclasses.replace(
         stack,
-        token_embedding=PlannedEmbedding(stack.config, found.table),
+        token_embedding=PlannedEmbedding(stack, found.table),
         blocks=tuple(
             PlannedLayer(Form.of(block), arrays, call)
             for block, arrays in zip(stack.blocks, found.blocks)
@@ -207,12 +207,13 @@ def _norm(scale, epsilon, dtype):
 class PlannedEmbedding:
     """`ReversibleEmbedding` over a plan."""
 
-    def __init__(self, config, table):
-        self.table, self.soft_cap = table, config.final_logit_soft_cap
+    def __init__(self, stack, table):
+        self.table, self.soft_cap = table, stack.config.final_logit_soft_cap
+        self.dtype = stack.token_embedding.compute_dtype
 
     def __call__(self, x, reverse=False):
-        if not reverse:
-            return scaled(self.table.rows(x))
+        if not reverse:  # rows of whole numbers come as float32
+            return scaled(ops.cast(self.table.rows(x), self.dtype))
         logits_BTV = self.table(x)
         if self.soft_cap is not None:
             logits_BTV = soft_capped(logits_BTV, self.soft_cap)
@@ -282,9 +283,9 @@ class PlannedBlock(_Planned, BlockFormula):
         super().__init__(form, found)
         self.attention = PlannedAttention(form, found)
 
-    def gate_and_value(self, x_BTD):
+    def gate_and_value(self, x_BTD, training):
         both = self.found.gate_and_value(x_BTD)
         return both[..., : both.shape[-1] // 2], both[..., both.shape[-1] // 2 :]
 
-    def ffw_linear(self, x_BTF):
+    def ffw_linear(self, x_BTF, training):
         return self.found.feed_forward_output(x_BTF)

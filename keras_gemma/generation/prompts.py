@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from keras import ops
 
-from keras_gemma.generation.state import bucket
+from keras_gemma.generation.state import bucket, tensor
 
 
 def chunks_of(
@@ -28,7 +27,7 @@ def chunks_of(
         arrays[2, row, part] = 1
     edges = [*range(0, whole * size + 1, size), width]
     return [
-        [place(ops.convert_to_tensor(array)) for array in arrays[:, :, start:end]]
+        [place(tensor(array)) for array in arrays[:, :, start:end]]
         for start, end in itertools.pairwise(edges)
     ]
 

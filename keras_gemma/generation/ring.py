@@ -37,7 +37,7 @@ def _one_by_one(old, new, stored_B, count_B, real_BT):
         before_BT = ops.cumsum(real_BT, axis=1) - real_BT
         place_T = ops.arange(tokens, dtype="int32")
         rank_BT = ops.where(real_BT > 0, before_BT, count_B[:, None] + place_T - before_BT)
-    slot_BT = ops.mod(stored_B[:, None] + rank_BT, slots)
+    slot_BT = (stored_B[:, None] + rank_BT) % slots
     return [write_rows(there, slot_BT, added, real_BT > 0) for there, added in zip(old, new)]
 
 
@@ -68,4 +68,4 @@ def numbers(newest_B1: Any, slots: int) -> Any:
     >>> ops.convert_to_numpy(numbers(ops.array([[5], [1]]), 4)).tolist()
     [[4, 5, 2, 3], [0, 1, -2, -1]]
     """
-    return newest_B1 - ops.mod(newest_B1 - ops.arange(slots, dtype="int32"), slots)
+    return newest_B1 - (newest_B1 - ops.arange(slots, dtype="int32")) % slots

@@ -3,10 +3,9 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
 
 from keras_gemma.generation.engine import MOST_UNREAD, Engine
-from keras_gemma.generation.state import Request, allowed_rows, numpy
+from keras_gemma.generation.state import Request, allowed_rows, numpy, tensor
 from keras_gemma.samplers import NO_TOKEN
 
 
@@ -82,7 +81,7 @@ class Run:
         """End the texts that `rows`, bool, names."""
         if rows.any():
             self.running = self.running & ~rows
-            self.state = self.state._replace(running=ops.convert_to_tensor(self.running))
+            self.state = self.state._replace(running=tensor(self.running))
 
     def new_ids(self, row: int, start: int = 0) -> list[int]:
         """The ids that were made for a text, from the `start`-th on."""
@@ -122,13 +121,13 @@ class Run:
             done[row] = request.matcher.finished
         if (self._unread > 1).any():
             self.state = self.state._replace(
-                token_ids=ops.convert_to_tensor(self.token_ids),
-                lengths=ops.convert_to_tensor(self.lengths),
+                token_ids=tensor(self.token_ids),
+                lengths=tensor(self.lengths),
             )
         self.stop(done & self.running)
         self._unread[~self.running] = 1
         if self.is_running:
-            allowed = allowed_rows(self.requests, ops.convert_to_tensor)
+            allowed = allowed_rows(self.requests, tensor)
             self.state = self.state._replace(allowed=allowed)
 
     def _tell(self, row, request):

@@ -11,7 +11,7 @@ from keras import ops
 from keras_gemma.generation.compiled import put_row
 from keras_gemma.generation.engine import Engine
 from keras_gemma.generation.run import TokenLogProb, check_tokens, recorded_log_probs
-from keras_gemma.generation.state import Request, allowed_rows, numpy, opening_state
+from keras_gemma.generation.state import Request, allowed_rows, numpy, opening_state, tensor
 
 _STOPS = 8  # ids that may end a text; the shape of a program
 
@@ -151,10 +151,10 @@ class SlotBatch:
         one = self.engine.with_room(one, self._slots)
         if isinstance(one.allowed, tuple) and not isinstance(self._state.allowed, tuple):
             every = np.full((1, self._state.allowed.shape[1]), -1, "int32")
-            one = one._replace(allowed=ops.convert_to_tensor(every))
+            one = one._replace(allowed=tensor(every))
         elif not isinstance(one.allowed, tuple) and isinstance(self._state.allowed, tuple):
             every = np.full((len(self._rows), one.allowed.shape[1]), -1, "int32")
-            self._state = self._state._replace(allowed=ops.convert_to_tensor(every))
+            self._state = self._state._replace(allowed=tensor(every))
         self._state = self._place(self._state, one, row)
         self.engine.keep(one)  # others may begin like it
 
@@ -201,7 +201,7 @@ class SlotBatch:
         self._release(ended)
         if any(t and t.request.matcher for t in self._rows):
             requests = [t.request if t else Request([0], 1) for t in self._rows]
-            allowed = allowed_rows(requests, ops.convert_to_tensor)
+            allowed = allowed_rows(requests, tensor)
             self._state = self._state._replace(allowed=allowed)
         return news
 
@@ -211,7 +211,7 @@ class SlotBatch:
         running = np.array(numpy(self._state.running))
         for row in rows:
             self._rows[row], running[row] = None, False
-        self._state = self._state._replace(running=ops.convert_to_tensor(running))
+        self._state = self._state._replace(running=tensor(running))
 
 
 def _placed(state, one, row):

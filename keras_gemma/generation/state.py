@@ -69,7 +69,7 @@ def opening_state(
     limits = np.array([request.limit for request in requests], "int32")
 
     def array(x):
-        return place(ops.convert_to_tensor(x))
+        return place(tensor(x))
 
     records: Any = ()
     if top is not None:
@@ -184,6 +184,14 @@ def bucket(length: int) -> int:
     if length > 1024:
         return -(-length // 256) * 256
     return max(16, 1 << (length - 1).bit_length())
+
+
+def tensor(x: np.ndarray) -> Any:
+    """An array of the host, on the device, of the same dtype whatever Keras's `floatx` is.
+
+    Left to choose, Keras makes floats of whole numbers where `floatx` is bfloat16, on JAX.
+    """
+    return ops.convert_to_tensor(x, x.dtype.name)
 
 
 def numpy(x: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ from keras_gemma.layers.attention import GemmaAttention
 from keras_gemma.layers.dense import Dense
 from keras_gemma.layers.fan_in import FanIn
 from keras_gemma.layers.gated_gelu import gated_gelu
+from keras_gemma.layers.positions import Positions
 from keras_gemma.layers.remat import rematerialized
 from keras_gemma.layers.rms_normalization import RMSNormalization
 
@@ -38,10 +39,11 @@ class BlockFormula:
 
     def feed_forward(self, x_BTD, training=False):
         """GeGLU (arXiv 2002.05202) with the tanh form of GELU."""
-        gate_BTF, value_BTF = self.gate_and_value(x_BTD)
-        return self.ffw_linear(gated_gelu(gate_BTF, value_BTF, training))
+        gate_BTF, value_BTF = self.gate_and_value(x_BTD, training)
+        return self.ffw_linear(gated_gelu(gate_BTF, value_BTF, training), training=training)
 
 
+@keras.saving.register_keras_serializable(package="keras_gemma")
 class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
     """One of the model's layers. Calls and returns as `GemmaAttention` does.
 
@@ -98,13 +100,17 @@ class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
             self.post_ffw_norm.build(shape_BTD)
 
     def call(self, x_BTD, positions, cache=(), training=False):
+        positions = Positions(*positions)  # in a graph that Keras read from a file it is any tuple
         if not (self.remat and training):
             return super().call(x_BTD, positions, cache, training)
         whole = super().call
         return rematerialized(lambda x: whole(x, positions, (), True)[0], self)(x_BTD), cache
 
-    def gate_and_value(self, x_BTD):
-        return self.gating_ffw(x_BTD), self.gating_ffw_2(x_BTD)
+    def gate_and_value(self, x_BTD, training):
+        # Said in so many words: where a block is computed again, Keras knows nothing of a call around it.
+        return self.gating_ffw(x_BTD, training=training), self.gating_ffw_2(
+            x_BTD, training=training
+        )
 
     def compute_output_spec(self, x_BTD, positions, cache=(), training=False):
         return keras.KerasTensor(x_BTD.shape, self.compute_dtype), cache
@@ -114,5 +120,6 @@ class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
         return {**super().get_config(), "config": config, "layer": self.layer}
 
 
+@keras.saving.register_keras_serializable(package="keras_gemma")
 class Gemma3DecoderBlock(GemmaDecoderBlock):
     """The same block under the class name that Gemma 3's published weight files carry."""

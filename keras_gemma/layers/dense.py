@@ -86,6 +86,7 @@ class Dense(keras.layers.EinsumDense):
                 self._tracker.untrack(old.seeds)
         with self._unlocked():
             for variable in self.branches[name].variables if name is not None else ():
+                variable.trainable = True  # it may have been frozen together with the layer
                 self._track_variable(variable)
         self._take_part(name)
 

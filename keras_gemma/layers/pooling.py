@@ -11,6 +11,7 @@ from keras import ops
 MODES = ("last", "mean")
 
 
+@keras.saving.register_keras_serializable(package="keras_gemma")
 class TokenPooling(keras.layers.Layer):
     """Hidden states to one float32 vector a row, `(B, T, D)` to `(B, D)`.
 
@@ -25,7 +26,7 @@ class TokenPooling(keras.layers.Layer):
 
     def __init__(self, mode: Literal["last", "mean"] = "last", **kwargs):
         # A sum over a text in bfloat16 would lose most of what is added last.
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32"})
         if mode not in MODES:
             raise ValueError(f"pooling_mode must be one of {', '.join(MODES)}, not {mode!r}.")
         self.mode = mode
@@ -42,7 +43,11 @@ class TokenPooling(keras.layers.Layer):
     def compute_output_spec(self, x_BTD, padding_mask):
         return keras.KerasTensor((x_BTD.shape[0], x_BTD.shape[2]), "float32")
 
+    def get_config(self):
+        return {**super().get_config(), "mode": self.mode}
 
+
+@keras.saving.register_keras_serializable(package="keras_gemma")
 class UnitLength(keras.layers.Layer):
     """Vectors of length 1, so that their products are the cosines of their angles; zeros stay so."""
 

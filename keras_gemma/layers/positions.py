@@ -22,6 +22,7 @@ class Positions(NamedTuple):
     segment: Any
 
 
+@keras.saving.register_keras_serializable(package="keras_gemma")
 class TokenPositions(keras.layers.Layer):
     """Segment numbers (a padding mask is one) to `Positions`.
 

@@ -33,4 +33,4 @@ def rematerialized(function: Callable, layer: keras.Layer) -> Callable:
 
 def _draws(count):
     """What as many draws add to the state of a `keras.random.SeedGenerator`."""
-    return ops.convert_to_tensor(np.array([0, count], "uint32"))
+    return ops.convert_to_tensor(np.array([0, count], "uint32"), "uint32")

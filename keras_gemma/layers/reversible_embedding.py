@@ -22,6 +22,7 @@ def scaled(vectors_BTD):
     return vectors_BTD * ops.cast(vectors_BTD.shape[-1] ** 0.5, vectors_BTD.dtype)
 
 
+@keras.saving.register_keras_serializable(package="keras_gemma")
 class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
     """Ids to vectors times `sqrt(D)`; with `reverse=True` hidden states to (capped) logits."""
 
@@ -55,7 +56,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
             return self._tied_table
         if self.quantization_mode is None:
             return ops.cast(self.embeddings, self.compute_dtype)
-        return super().quantized_call(ops.arange(self.input_dim, dtype="int32"))
+        return self._dequantized(ops.arange(self.input_dim, dtype="int32"))
 
     @contextlib.contextmanager
     def tied(self, wanted: bool = True):
@@ -72,8 +73,13 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding):
             self._is_tied, self._tied_table = False, None
 
     def quantized_call(self, inputs, reverse=False):
-        outputs = super().quantized_call(inputs, reverse=reverse)
+        outputs = self._dequantized(inputs, reverse)
         return outputs if reverse else scaled(outputs)
+
+    def _dequantized(self, inputs, reverse=False):
+        # Scales are of the variables' dtype, which under a mixed policy is another.
+        outputs = super().quantized_call(inputs, reverse=reverse)
+        return ops.cast(outputs, self.compute_dtype)
 
     def _int8_call(self, inputs, reverse=False):
         if not reverse or self.inputs_quantizer:

@@ -18,6 +18,7 @@ def normalize(x, scale, epsilon: float, dtype: str):
     return ops.cast(normed * (1.0 + ops.cast(scale, "float32")), dtype)
 
 
+@keras.saving.register_keras_serializable(package="keras_gemma")
 class RMSNormalization(keras.layers.Layer):
     """A layer around `normalize`.
 

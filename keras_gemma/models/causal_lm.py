@@ -44,6 +44,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
     Attributes:
         context_length: tokens of the longest text it generates: as models of this kind were
             published, 8,192 say. May be set.
+        reports_tokens: whether `fit` and `evaluate` report means over tokens.
     """
 
     backbone_class = GemmaBackbone
@@ -109,7 +110,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             optimizer = AdamW(1e-4)
         self._automatic_loss = isinstance(loss, str) and loss == "auto"
         automatic_metrics = isinstance(weighted_metrics, str) and weighted_metrics == "auto"
-        self._reports_tokens = automatic_metrics and self._automatic_loss
+        self.reports_tokens = automatic_metrics and self._automatic_loss
         if automatic_metrics:
             accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
             weighted_metrics = None if self._automatic_loss else [accuracy]
@@ -147,7 +148,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         config = super().get_compile_config()
         if self._automatic_loss:
             config["loss"] = "auto"
-        if self._reports_tokens:
+        if self.reports_tokens:
             config["weighted_metrics"] = "auto"
         config |= {"plan": self.plan, "cache": self.cache, "prefix_bytes": self.prefix_bytes}
         config["remat"] = self.remat
@@ -240,7 +241,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
 
     @property
     def metrics(self):
-        return super().metrics + (self.token_metrics.all if self._reports_tokens else [])
+        return super().metrics + (self.token_metrics.all if self.reports_tokens else [])
 
     def call(self, inputs, training=None, mask=None):
         if self._wants_hidden_states:
@@ -274,7 +275,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         means = token_means(head, y_pred, y, sample_weight, training)
         # What a user's regularizers add.
         extra = sum((keras.ops.cast(loss, means.loss.dtype) for loss in self.losses), 0.0)
-        if self._reports_tokens and self._is_in_step:
+        if self.reports_tokens and self._is_in_step:
             self.token_metrics.count(means, extra)
         return means.loss + extra
 

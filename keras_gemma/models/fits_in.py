@@ -4,16 +4,20 @@ B batch, T tokens, D model width, F feed-forward width, N query heads, K key hea
 """
 
 import math
+import numbers
 import re
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import keras
 
-from keras_gemma.config import GemmaConfig
+from keras_gemma.models.causal_lm import GemmaCausalLM
 from keras_gemma.models.cross_entropy import chunk_tokens
+from keras_gemma.models.text_head import TextHead
 from keras_gemma.presets.sizes import BYTES_PER_NUMBER
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_UNITS = {"": 1, **{unit: 1000**n for n, unit in enumerate("kmgt", 1)}}
+_UNITS |= {f"{unit}i": 1024**n for n, unit in enumerate("kmgt", 1)}
 _PROBE = 512, 512  # a weight that an optimizer is tried on
 
 
@@ -24,11 +28,12 @@ class Fit(NamedTuple):
         weights: of all variables, as they are stored.
         gradients: of those that are trained.
         optimizer: its state.
-        activations: what the batch's tokens keep for the gradient.
-        head: a chunk of logits and, if it is trained, the table's gradient in float32.
+        activations: what the batch's tokens keep for the gradient, and what DoRA makes of a kernel meanwhile.
+        head: a chunk of logits, or all of them for a loss or metrics of one's own; and if it is
+            trained, the table's gradient in float32.
         memory: what there is.
         batch_size: rows that were asked about.
-        row: the activations of one row.
+        row: what each row adds.
     """
 
     weights: int
@@ -53,7 +58,7 @@ class Fit(NamedTuple):
     @property
     def largest_batch(self) -> int:
         """Rows for which there is room; 0 if there is for none."""
-        return max(0, (self.memory - self.total + self.activations) // self.row)
+        return max(0, (self.memory - self.total + self.batch_size * self.row) // self.row)
 
     def __str__(self):
         parts = ("weights", "gradients", "optimizer", "activations", "head", "total", "memory")
@@ -68,67 +73,134 @@ class Fit(NamedTuple):
 def fits_in(
     model: Any, memory: str | int, *, batch_size: int = 1, sequence_length: int | None = None
 ) -> Fit:
-    """What a step of `fit` would take, for a model as it is compiled: LoRA, `remat`, optimizer.
+    """What a step of `fit` would take, for a model as it is compiled: LoRA, `remat`, loss, optimizer.
 
     An estimate on the safe side: activations are those of the backend that keeps most. A model that is only asked
     about need not be loaded: `from_preset(name, load_weights=False)`.
 
     Args:
-        model: a `GemmaCausalLM`.
+        model: a `GemmaCausalLM`, `GemmaTextClassifier` or `GemmaTextEmbedder`.
         memory: bytes, or `"16GB"`, `"24GiB"`.
-        batch_size: rows of a step.
+        batch_size: rows of a step. An embedder's pair is two.
         sequence_length: tokens of a row; the preprocessor's if left out.
 
     Raises:
-        ValueError: `memory` is none, or there is no length.
+        TypeError: `model` is no such model.
+        ValueError: `memory` is none, there is no length, or no optimizer.
 
     >>> from keras_gemma import GemmaCausalLM
     >>> fit = fits_in(GemmaCausalLM.from_preset("gemma_tiny_en"), "1GB", sequence_length=256)
     >>> fit.fits, fit.largest_batch > 8
     (True, True)
     """
+    if not isinstance(model, (GemmaCausalLM, TextHead)):
+        raise TypeError(
+            "fits_in takes a model with a loss and an optimizer, such as "
+            f"GemmaCausalLM.from_preset(name, load_weights=False), not {_named(model)}."
+        )
     if sequence_length is None:
         if model.preprocessor is None:
             raise ValueError("A model without preprocessor has no row length: sequence_length=256?")
         sequence_length = model.preprocessor.sequence_length
-    config, embedding = model.backbone.config, model.backbone.token_embedding
-    trained = model.trainable_variables
-    is_frozen = not model.backbone.transformer_layers[0].attention.output_dense._kernel.trainable
-    kept = sequence_length * _kept_by_token(
-        config, sequence_length, model.backbone.compute_dtype, is_frozen, model.remat
-    )
-    size = BYTES_PER_NUMBER[embedding.compute_dtype]
-    logits = (
-        chunk_tokens(config.hidden_dim) * config.vocabulary_size * (4 + (size if size < 4 else 0))
-    )
-    table = 4 * config.vocabulary_size * config.hidden_dim if embedding.trainable_variables else 0
+    length = _whole("sequence_length", sequence_length)
+    batch_size = _whole("batch_size", batch_size)
+    available, trained = _parsed(memory), model.trainable_variables
+    state = _state_bytes(model.optimizer, trained)
+    kept, more = _kept(model.backbone, length)
+    if isinstance(model, GemmaCausalLM):
+        logits, chunk = _logits_bytes(model, length)
+    else:  # hidden states and their gradient, as floats of four bytes
+        logits, chunk = 8 * length * model.backbone.config.hidden_dim, 0
+    embedding = model.backbone.token_embedding
+    table = 4 * math.prod(embedding.embeddings.shape) if embedding.trainable_variables else 0
     return Fit(
         weights=_bytes(model.variables),
         gradients=_bytes(trained),
-        optimizer=_state_bytes(model.optimizer, trained),
-        activations=batch_size * kept,
-        head=logits + table,
-        memory=_parsed(memory),
+        optimizer=state,
+        activations=batch_size * kept + more,
+        head=batch_size * logits + chunk + table,
+        memory=available,
         batch_size=batch_size,
-        row=kept,
+        row=kept + logits,
     )
 
 
-def _kept_by_token(config: GemmaConfig, length, dtype, is_frozen, remat):
-    """Bytes of activations of one token, as counted on PyTorch; of the feed-forward part as on JAX, which keeps more."""
-    size, low = BYTES_PER_NUMBER[dtype], BYTES_PER_NUMBER[dtype] < 4
+def _logits_bytes(model, length):
+    """Of each row, and of all rows together."""
+    config = model.backbone.config
+    size = BYTES_PER_NUMBER[model.backbone.compute_dtype]
+    if model._trains_on_hidden_states:
+        chunk = chunk_tokens(config.hidden_dim) * config.vocabulary_size
+        return 0, chunk * (4 + (size if size < 4 else 0))
+    # As PyTorch does: four times in four bytes, and a little; JAX takes three quarters of it.
+    each = 17 + (2 * size if size < 4 else 0)
+    if config.final_logit_soft_cap is not None:
+        each += 2 * size
+    return length * config.vocabulary_size * each, 0
+
+
+def _kept(backbone, length):
+    """Bytes of activations of a row, and of what is there beside them whatever the batch."""
+    config, size = backbone.config, BYTES_PER_NUMBER[backbone.compute_dtype]
+    blocks = backbone.transformer_layers
+    kept = [length * _kept_by_token(block, config, length, size) for block in blocks]
+    more = max(4 * _dora_numbers(block) for block in blocks)
+    if any(block.remat for block in blocks):
+        again = 2 * size * config.hidden_dim * length
+        return len(blocks) * again + max(kept), more
+    if not backbone.token_embedding.trainable_variables:
+        # No gradient goes below the first block that is trained.
+        trained = [any(v.trainable for v in block.variables) for block in blocks]
+        kept = kept[trained.index(True) :] if any(trained) else [max(kept)]
+    return sum(kept), more
+
+
+def _kept_by_token(block, config, length, size):
+    """Bytes of one token, as counted on PyTorch; of the feed-forward part as on JAX, which keeps more."""
+    low, pairs = size < 4, config.num_query_heads * length
     width, wide = config.hidden_dim, config.intermediate_dim
     queries = config.num_query_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-    numbers = 5 * wide + 7 * width + 3 * queries + 4 * keys
-    if is_frozen:  # then nothing is multiplied by what a kernel read
-        numbers -= wide + 3 * width + queries
-    block = size * numbers + low * 8 * width  # norms are float32
-    # Half of all pairs see each other.
-    block += config.num_query_heads * length * (4 + low * size) // 2
-    if remat:
-        return config.num_layers * 2 * size * width + block
-    return config.num_layers * block
+    kept = 4 * wide + 4 * width + 2 * queries + 4 * keys
+    kept += sum(_kept_for_kernels(*inputs) for inputs in _inputs(block, config))
+    block_bytes = size * kept + low * 8 * width  # norms are float32
+    # Five eighths of all pairs are looked at: each of four parts of a text looks back.
+    pair = 4 + low * size + (4 if config.attention_logit_soft_cap is not None else 0)
+    if config.dropout:
+        block_bytes += 2 * size * width
+        pair += 2 * size
+    return block_bytes + pairs * pair * 5 // 8
+
+
+def _inputs(block, config):
+    """`(numbers of a token, the layers that read them)`."""
+    attention = block.attention
+    heads = config.num_query_heads * config.head_dim
+    yield config.hidden_dim, (attention.query_dense, attention.key_dense, attention.value_dense)
+    yield heads, (attention.output_dense,)
+    yield config.hidden_dim, (block.gating_ffw, block.gating_ffw_2)
+    yield config.intermediate_dim, (block.ffw_linear,)
+
+
+def _kept_for_kernels(read, layers):
+    """Numbers of a token that are kept for the gradients of kernels and adapters."""
+    branches = [layer.branches[layer.active] for layer in layers if layer.active is not None]
+    is_read = any(layer._kernel.trainable for layer in layers)
+    is_read = is_read or any(not branch.options.dropout for branch in branches)
+    kept = read if is_read else 0
+    for branch in branches:
+        narrow = math.prod(branch.a.shape) // read
+        kept += 2 * narrow + (2 * read if branch.options.dropout else 0)  # what is left, and a mask
+        if branch.magnitude is not None:
+            kept += math.prod(branch.magnitude.shape)
+    return kept
+
+
+def _dora_numbers(block):
+    """Of the floats made of a kernel to measure its outputs: four times as many as it has."""
+    layers = (layer for layer in block._flatten_layers() if getattr(layer, "active", None))
+    adapted = [layer for layer in layers if layer.branches[layer.active].magnitude is not None]
+    return 4 * max((math.prod(layer.kernel_shape) for layer in adapted), default=0)
 
 
 def _bytes(variables):
@@ -141,22 +213,45 @@ def _number_bytes(dtype):
 
 def _state_bytes(optimizer, trained):
     """Of an optimizer that has begun, its variables; of another, what a copy of it makes for a probe."""
+    if optimizer is None:
+        raise ValueError(
+            "The model is compiled without an optimizer, and fit needs one: compile()."
+        )
     if optimizer.built:
         return _bytes(optimizer.variables)
     made = 0
     for dtype in {variable.dtype for variable in trained}:
         probe = keras.Variable(keras.ops.zeros(_PROBE, dtype))
-        copy = type(optimizer).from_config(optimizer.get_config())
+        copy = _copied(optimizer)
         copy.build([probe])
-        numbers = sum(math.prod(v.shape) for v in trained if v.dtype == dtype)
-        made += _bytes(copy.variables) * numbers // math.prod(_PROBE)
+        count = sum(math.prod(v.shape) for v in trained if v.dtype == dtype)
+        made += _bytes(copy.variables) * count // math.prod(_PROBE)
     return made
 
 
+def _copied(optimizer):
+    try:
+        return type(optimizer).from_config(optimizer.get_config())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{type(optimizer).__name__} can't be copied, to see what it keeps: {error} Give it, and its "
+            "schedule, a get_config(); or build it first: optimizer.build(model.trainable_variables)."
+        ) from error
+
+
+def _whole(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number of 1 or more, not {value!r}.")
+    return int(value)
+
+
+def _named(value):
+    return repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 def _parsed(memory):
-    if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
-        return memory
-    found = re.fullmatch(r"\s*([\d.]+)\s*(k|m|g|ki|mi|gi|)b?\s*", str(memory).lower())
-    if not found or not float(found[1]):
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]i?|)b?\s*", str(memory).lower(), re.ASCII)
+    count = int(Fraction(found[1]) * _UNITS[found[2]]) if found else 0
+    if not count or isinstance(memory, bool):
         raise ValueError(f"memory must be bytes, or a text like '16GB' or '24GiB', not {memory!r}.")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return count

@@ -62,7 +62,9 @@ class Adaptable:
             ValueError: the name is taken, or an argument is none of those above.
         """
         options = LoraOptions(rank, alpha, dropout, use_rslora, use_dora)
-        targets = _targets(target_layer_names or self.default_lora_layer_names())
+        if target_layer_names is None:
+            target_layer_names = self.default_lora_layer_names()
+        targets = _targets(target_layer_names)
         layers = [layer for layer in self._dense_layers() if layer.name in targets]
         self._add_adapter(name, {layer.path: options for layer in layers})
 
@@ -82,11 +84,16 @@ class Adaptable:
         return next((layer.merged for layer in self._dense_layers() if layer.merged), None)
 
     def set_lora(self, name: str | None) -> None:
-        """Let another adapter take part, or with `None` the base alone."""
+        """Let another adapter take part, and alone be trained; or with `None` the base alone.
+
+        Compile again before it is trained: an optimizer is of the variables that there were.
+        """
         self._check_unmerged()
         if name is not None:
             self._check_there(name)
+            self._freeze()
         for layer in self._dense_layers():
+            layer.set_adapter(None)
             layer.set_adapter(name if name in layer.branches else None)
         self._retrack()
 
@@ -200,14 +207,18 @@ class Adaptable:
                 f"There is an adapter {name!r} already, {options}. Choose another name=, or "
                 "delete_lora() it first."
             )
-        self.trainable = True
-        for layer in self._flatten_layers(include_self=False):
-            layer.trainable = False
+        self._freeze()
         for layer in self._dense_layers():
             layer.set_adapter(None)
             if layer.path in options_by_path:
                 layer.add_adapter(name, options_by_path[layer.path])
         self._retrack()
+
+    def _freeze(self):
+        """Of what there is, train nothing; what is set trainable afterwards is trained."""
+        self.trainable = True  # else nothing of it could be
+        for layer in self._flatten_layers(include_self=False):
+            layer.trainable = False
 
     def _check_unmerged(self):
         if (name := self.merged_lora) is not None:
@@ -225,8 +236,12 @@ class Adaptable:
 
 def _targets(names):
     """The names of layers that are meant."""
-    if isinstance(names, str):
-        names = [names]
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ValueError(
+            "target_layer_names is empty, which would adapt nothing. Leave it out for queries and values, or "
+            f"name some of {', '.join(TARGETS)}."
+        )
     if unknown := [name for name in names if name not in _NAMES]:
         raise ValueError(
             f"There is no layer {unknown[0]!r} to adapt; there are {', '.join(TARGETS)}."

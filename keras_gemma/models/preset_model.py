@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import keras
 
+from keras_gemma.arrays import nbytes
 from keras_gemma.conversion.formats import has_vocabulary, open_checkpoint
 from keras_gemma.layers import left_blank
 from keras_gemma.models.export_checkpoint import export_checkpoint
@@ -15,23 +16,17 @@ from keras_gemma.models.fresh_programs import FreshPrograms
 from keras_gemma.models.quantizable import Quantizable, load_quantized
 from keras_gemma.optimizers import AdamW
 from keras_gemma.presets import BadPresetError, PresetError, bundle, lookalikes, registry
+from keras_gemma.presets.classes import known_name
 from keras_gemma.presets.registry import PARTS
 
 PARTS_WITHOUT_WEIGHTS = ("config", "tokenizer")
+TASK = "task.json"
 
 
 class PresetModel(FreshPrograms):
     """A model with `from_preset`, `save_to_preset` and the list of presets."""
 
-    @classmethod
-    @functools.cache
-    def _presets(cls):
-        return {name: registry.card(name) for name in registry.names()}
-
-    @classmethod
-    def presets(cls) -> dict[str, dict]:
-        """What is known of each preset, by name."""
-        return dict(cls._presets())
+    presets = registry.PresetsOfFamily()
 
     @classmethod
     def from_preset(
@@ -44,7 +39,7 @@ class PresetModel(FreshPrograms):
         check_finite: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """The model of a preset: a name of `presets()`, or a preset folder of ours or KerasHub's.
+        """The model of a preset: a name of `presets`, or a preset folder of ours or KerasHub's.
 
         Args:
             preset: a name or a folder.
@@ -63,10 +58,15 @@ class PresetModel(FreshPrograms):
         """
         raise NotImplementedError
 
-    def save_to_preset(self, preset_dir: str | Path) -> None:
+    def save_to_preset(self, preset_dir: str | Path, max_shard_size: float | None = None) -> None:
         """Write a preset folder that `from_preset` here and in KerasHub reads.
 
         It appears whole or not at all; an existing one is replaced.
+
+        Args:
+            preset_dir: the folder.
+            max_shard_size: most GB in one file of weights, of which there are several if they take
+                more; one whatever its size if left out.
         """
         raise NotImplementedError
 
@@ -91,9 +91,9 @@ class PresetBackbone(PresetModel):
     ):
         folder = registry.folder(preset, PARTS if load_weights else PARTS_WITHOUT_WEIGHTS)
         checkpoint = open_checkpoint(folder, load_weights, strict)
-        if checkpoint.backbone != cls.__name__:
+        if checkpoint.backbone != known_name(cls):
             raise PresetError(
-                f"{preset} holds a {checkpoint.backbone}, not a {cls.__name__}. "
+                f"{preset} holds a {checkpoint.backbone}, not a {known_name(cls)}. "
                 f"Call {checkpoint.backbone.replace('Backbone', '')}… instead."
             )
         # As it is stored if it is quantized and nothing else is asked for.
@@ -112,12 +112,19 @@ class PresetBackbone(PresetModel):
         checkpoint.load(variables, strict, names, check_finite=check_finite)
         return backbone
 
-    def save_to_preset(self, preset_dir):
-        bundle.write(preset_dir, self._preset_files(), self.save_weights)
+    def save_to_preset(self, preset_dir, max_shard_size=None):
+        save = functools.partial(self._save_preset_weights, max_shard_size=max_shard_size)
+        bundle.write(preset_dir, self._preset_files(), save)
+
+    def _save_preset_weights(self, path, max_shard_size):
+        size = sum(map(nbytes, self.variables)) / 2**30
+        if max_shard_size is None or size <= max_shard_size:
+            return self.save_weights(path)
+        return self.save_weights(path.with_name(bundle.SHARDS), max_shard_size=max_shard_size)
 
     def _preset_files(self):
         return {
-            "config.json": bundle.serialized(type(self).__name__, self.get_config()),
+            "config.json": bundle.serialized(known_name(type(self)), self.get_config()),
             "metadata.json": bundle.metadata(
                 self.count_params(), keras.version(), tasks=("CausalLM",)
             ),
@@ -131,6 +138,7 @@ class PresetTask(Quantizable, PresetModel):
     preprocessor_class: type
     # Arguments beside the parts, with their types, which a preset keeps.
     options: ClassVar[dict[str, Any]] = {}
+    _max_shard_size: float | None = None  # of the preset that is being saved
 
     @classmethod
     def from_preset(
@@ -159,9 +167,17 @@ class PresetTask(Quantizable, PresetModel):
         rows = backbone.vocabulary_size
         if preprocessor is not None and preprocessor.tokenizer.vocabulary_size() > rows:
             raise BadPresetError(_different(preset, backbone, preprocessor.tokenizer))
-        return cls(backbone=backbone, preprocessor=preprocessor, **own)
+        return cls._saved_class(folder)(backbone=backbone, preprocessor=preprocessor, **own)
 
-    def save_to_preset(self, preset_dir):
+    @classmethod
+    def _saved_class(cls, folder):
+        """A user's class, if such a model was saved there and Keras knows the class by its name."""
+        record = bundle.read_json(folder, TASK) if bundle.has(folder, TASK) else {}
+        name = bundle.checked_options(record.get("keras_gemma", {}), {"class": str}, folder / TASK)
+        found = keras.saving.get_registered_object(name.get("class", ""))
+        return found if isinstance(found, type) and issubclass(found, cls) else cls
+
+    def save_to_preset(self, preset_dir, max_shard_size=None):
         files, assets = self.backbone._preset_files(), {}
         parts = {"backbone": files["config.json"], "preprocessor": None}
         if self.preprocessor is not None:
@@ -169,15 +185,24 @@ class PresetTask(Quantizable, PresetModel):
             files["tokenizer.json"] = self.preprocessor.tokenizer.preset_config()
             assets["tokenizer"] = self.preprocessor.tokenizer.save_assets
         options = {**parts, **self._preset_options()}
-        files["task.json"] = bundle.serialized(type(self).__name__, options)
+        files[TASK] = bundle.serialized(known_name(type(self)), options)
+        if type(self).__name__ != known_name(type(self)):  # under a key that KerasHub passes over
+            files[TASK]["keras_gemma"] = {"class": keras.saving.get_registered_name(type(self))}
+        self._max_shard_size = max_shard_size
         bundle.write(preset_dir, files, self._save_preset_weights, assets)
+
+    def fit(self, *args: Any, **kwargs: Any):
+        callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
+        if any(map(_looks_at_batches, callbacks)):
+            kwargs["callbacks"] = [_GivesValuesBack(), *callbacks]
+        return super().fit(*args, **kwargs)
 
     def _preset_options(self):
         """What `task.json` says beside the parts."""
         return {name: getattr(self, name) for name in ("name", *self.options)}
 
     def _save_preset_weights(self, path):
-        self.backbone.save_weights(path)
+        self.backbone._save_preset_weights(path, self._max_shard_size)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -193,24 +218,29 @@ class PresetTask(Quantizable, PresetModel):
             config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
 
-    def summary(self, **keywords: Any) -> None:
+    def summary(
+        self, line_length: Any = None, positions: Any = None, print_fn: Any = None, **keywords: Any
+    ) -> None:
         """Print the layers and their parameters, the preprocessor first."""
         if self.preprocessor is not None:
             tokenizer = self.preprocessor.tokenizer
-            show = keywords.get("print_fn") or print
-            show(
+            (print_fn or print)(
                 f'Preprocessor: "{self.preprocessor.name}", rows of '
                 f"{self.preprocessor.sequence_length:,} tokens; {tokenizer.name} "
                 f"({type(tokenizer).__name__}), {tokenizer.vocabulary_size():,} pieces"
             )
-        super().summary(**keywords)
+        super().summary(line_length, positions, print_fn, **keywords)
 
     def get_compile_config(self):
-        return {**super().get_compile_config(), "has_trained": self.optimizer.built}
+        return {
+            **super().get_compile_config(),
+            "has_trained": bool(self.optimizer and self.optimizer.built),
+        }
 
     def compile_from_config(self, config):
         config = dict(config)
         has_trained = config.pop("has_trained")
+        config.pop("jit_compile", None)  # what "auto" came to on the backend that saved it
         self.compile(**keras.saving.deserialize_keras_object(config))
         if has_trained:  # the file then holds the optimizer's state, which needs a place
             self.optimizer.build(self.trainable_variables)
@@ -226,6 +256,27 @@ class PresetTask(Quantizable, PresetModel):
                 "keras_gemma.optimizers.AdamW, whose state and update are float32.",
                 stacklevel=3,
             )
+
+
+class _GivesValuesBack(keras.callbacks.Callback):
+    """Told before a user's callbacks, which may ask the model, or a part of it, for its weights.
+
+    Within an epoch Keras on JAX holds them apart, and knows only of callbacks that say `self.model`.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model  # noqa: B018
+
+
+_OF_BATCHES = "on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"
+
+
+def _looks_at_batches(callback):
+    """Whether a user's callback is told of batches; those of this package take care themselves."""
+    plain = keras.callbacks.Callback
+    methods = ((getattr(callback, name, None), getattr(plain, name)) for name in _OF_BATCHES)
+    own = any(getattr(method, "__func__", None) is not usual for method, usual in methods)
+    return own and not type(callback).__module__.startswith("keras_gemma.")
 
 
 def _different(preset, backbone, tokenizer):

@@ -47,6 +47,7 @@ class TextBatches(keras.utils.PyDataset):
         self.filled = filled
         self.seed = np.random.randint(2**31) if shuffle and seed is None else seed
         self.epoch, self.start = 0, (0, 0)
+        self.weights = {}  # of all tokens of a batch of this epoch, by its place
         self._orders, self._last = {}, None
 
     @property
@@ -66,6 +67,7 @@ class TextBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         if self._last is None or (self.epoch, index) >= self.start:
             self._last = self._batch(self._chosen(index))
+            self.weights[index] = float(self._last[-1].sum())
         return self._last
 
     def fingerprint(self) -> str:

@@ -1,18 +1,19 @@
 """GemmaTextClassifier: one of a few classes for a text."""
 
+from numbers import Integral
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
-from keras_gemma.models.text_head import TextHead
+from keras_gemma.models.trained_head import TrainedHead
 from keras_gemma.optimizers import AdamW
 from keras_gemma.text import Gemma3TextClassifierPreprocessor, GemmaTextClassifierPreprocessor
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class GemmaTextClassifier(TextHead):
+class GemmaTextClassifier(TrainedHead):
     """Gemma with a score for each class in place of one for each token.
 
     The head computes in float32 whatever the backbone does.
@@ -23,7 +24,8 @@ class GemmaTextClassifier(TextHead):
 
     Args:
         backbone: a `GemmaBackbone`.
-        num_classes: how many classes there are; labels are 0, 1, … and less than this.
+        num_classes: how many classes there are; labels are 0, 1, … and less than this,
+            or `False` and `True`.
         preprocessor: a `GemmaTextClassifierPreprocessor`; or `None`, and then inputs are
             `{"token_ids", "padding_mask"}` everywhere a text would do.
         activation: of the outputs: `"softmax"` for probabilities; logits if left out.
@@ -54,8 +56,13 @@ class GemmaTextClassifier(TextHead):
         pooling_mode: str = "last",
         **kwargs: Any,
     ):
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        if (
+            isinstance(num_classes, bool)
+            or not isinstance(num_classes, Integral)
+            or num_classes < 1
+        ):
             raise ValueError(f"num_classes must be a whole number above 0, not {num_classes!r}.")
+        num_classes, hidden_dim = int(num_classes), None if hidden_dim is None else int(hidden_dim)
 
         def head(x_BD):
             if hidden_dim:
@@ -89,7 +96,13 @@ class GemmaTextClassifier(TextHead):
         return {**super()._preset_options(), "activation": activation}
 
     def compile(
-        self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs
+        self,
+        optimizer: Any = "auto",
+        loss: Any = "auto",
+        *,
+        metrics: Any = "auto",
+        remat: bool = False,
+        **kwargs: Any,
     ):
         """Choose how to train; every default is ready to use.
 
@@ -97,6 +110,8 @@ class GemmaTextClassifier(TextHead):
             optimizer: `"auto"` is `keras_gemma.optimizers.AdamW(5e-5)`.
             loss: `"auto"` is the cross-entropy of whole-number labels.
             metrics: `"auto"` is accuracy.
+            remat: rematerialization: `fit` keeps of each decoder block its input only, and computes
+                the rest again for the gradient, in a third more time.
             **kwargs: as in `keras.Model.compile`.
         """
         if isinstance(optimizer, str) and optimizer == "auto":
@@ -106,7 +121,7 @@ class GemmaTextClassifier(TextHead):
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         if isinstance(metrics, str) and metrics == "auto":
             metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, remat=remat, **kwargs)
 
     def _batches(self, x, y, weights, batch_size, order):
         # A class that is not there would be no error but a loss of 0 or NaN, as backends differ.
@@ -124,12 +139,16 @@ class Gemma3TextClassifier(GemmaTextClassifier):
 
 
 def _checked(labels, num_classes):
-    """Labels, seen to be classes there are."""
+    """Labels, seen to be classes there are, as whole numbers."""
     labels = np.asarray(labels)
     awaited = f"Labels are whole numbers from 0 to {num_classes - 1}"
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"{awaited}, not such as {labels.ravel()[:1].tolist()} ({labels.dtype}).")
+    strange = labels.ravel()[: 0 if labels.dtype.kind in "biu" else 1]
+    if labels.dtype.kind == "f":
+        is_whole = np.isfinite(labels) & (labels == np.rint(labels))
+        strange = labels[~is_whole][:1]
+    if len(strange):
+        raise ValueError(f"{awaited}, not such as {strange.tolist()} ({labels.dtype}).")
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         raise ValueError(f"{awaited}; label {wrong[0]} is {labels.ravel()[wrong[0]]}.")
-    return labels
+    return labels if labels.dtype.kind in "iu" else labels.astype("int32")

@@ -10,7 +10,7 @@ from keras_gemma.layers import UnitLength
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.in_batch_negatives import InBatchNegatives
 from keras_gemma.models.labelled_texts import LabelledTexts
-from keras_gemma.models.text_head import TextHead
+from keras_gemma.models.trained_head import TrainedHead
 from keras_gemma.optimizers import AdamW
 from keras_gemma.text import Gemma3TextEmbedderPreprocessor, GemmaTextEmbedderPreprocessor
 
@@ -18,7 +18,7 @@ PAIRS = {"queries", "documents"}
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class GemmaTextEmbedder(TextHead):
+class GemmaTextEmbedder(TrainedHead):
     """Gemma as a reader that gives one float32 vector a text, whatever stands beside it in a batch.
 
     `fit` takes `{"queries": [...], "documents": [...]}`, the n-th document being what the n-th query
@@ -56,20 +56,24 @@ class GemmaTextEmbedder(TextHead):
         self.normalize = normalize
         self.compile()
 
-    def compile(self, optimizer: Any = "auto", loss: Any = "auto", **kwargs: Any):
+    def compile(
+        self, optimizer: Any = "auto", loss: Any = "auto", *, remat: bool = False, **kwargs: Any
+    ):
         """Choose how to train; every default is ready to use.
 
         Args:
             optimizer: `"auto"` is `keras_gemma.optimizers.AdamW(5e-5)`.
             loss: `"auto"` is `InBatchNegatives()`. Any loss of Keras between labels and vectors
                 will do.
+            remat: rematerialization: `fit` keeps of each decoder block its input only, and computes
+                the rest again for the gradient, in a third more time.
             **kwargs: as in `keras.Model.compile`.
         """
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = AdamW(5e-5)
         if isinstance(loss, str) and loss == "auto":
             loss = InBatchNegatives()
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        super().compile(optimizer=optimizer, loss=loss, remat=remat, **kwargs)
 
     def encode_text(self, text: str | list[str], **kwargs: Any) -> np.ndarray:
         """Vectors of texts, `(texts, hidden_dim)`; `predict` under KerasHub's name."""

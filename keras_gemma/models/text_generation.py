@@ -319,8 +319,9 @@ def _strings(inputs):
                 "generate takes a string, a list of strings, or a dict with token_ids and "
                 f"padding_mask, not {type(inputs).__name__}."
             )
-        texts, single = _strings(inputs.tolist())
-        return texts, single
+        if np.ndim(inputs) == 0:  # one string of a backend's
+            return _strings([inputs.item()])[0], True
+        return _strings(inputs.tolist())
     texts = [text.decode() if isinstance(text, bytes) else text for text in inputs]
     for place, text in enumerate(texts):
         if not isinstance(text, str):

@@ -92,7 +92,7 @@ class Float32Optimizer(keras.optimizers.Optimizer):
         self._update([ops.convert_to_tensor(s) for s in sums], trainable_variables, share)
 
     def _update(self, gradients, variables, scale=None):
-        if self.global_clipnorm:
+        if (self.global_clipnorm or 0) > 0:  # as in Keras, what is no norm clips nothing
             norm = ops.sqrt(sum(in_place.sum_of_squares(g) for g in gradients))
             norm = norm if scale is None else norm * scale
             # As Keras's, NaN for all where a single one is not finite.

@@ -1,6 +1,7 @@
 """What an optimizer is told by `fit`: how much a batch weighs, and how many there will be."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,8 @@ def gradients_weigh(optimizer: Any, weight: Any) -> Iterator[None]:
 def set_total_steps(optimizer: Any, total: int, done: int | None = None) -> bool:
     """Tell the schedule of an optimizer how long the run is; true if that is news to it.
 
+    Warns of an optimizer that would gather gradients until after the run's end.
+
     A compiled step has the length in it, and must be made anew then. Nothing happens to an optimizer
     whose learning rate needs no length, or was given `total_steps`.
 
@@ -55,6 +58,13 @@ def set_total_steps(optimizer: Any, total: int, done: int | None = None) -> bool
     (True, False)
     """
     optimizer = _unwrapped(optimizer)
+    if (optimizer.gradient_accumulation_steps or 1) > total:
+        warnings.warn(
+            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps} makes an update of "
+            f"so many batches, and this run has {total}: no weight will change. Lower it, make the "
+            "batches smaller, or train for more epochs.",
+            stacklevel=2,
+        )
     schedule = optimizer._learning_rate
     if not isinstance(schedule, Schedule) or schedule.total_steps is not None:
         return False

@@ -23,3 +23,14 @@ MODULES = {
     "Gemma3TextClassifier": "keras_gemma.models.text_classifier",
     "Gemma3TextClassifierPreprocessor": _HEADS,
 }
+
+
+def known_name(cls: type) -> str:
+    """The name under which files have a class: its own, or that of the class it was derived from.
+
+    >>> class Gemma3CausalLM: ...
+    >>> class Mine(Gemma3CausalLM): ...
+    >>> known_name(Mine)
+    'Gemma3CausalLM'
+    """
+    return next((each.__name__ for each in cls.__mro__ if each.__name__ in MODULES), cls.__name__)

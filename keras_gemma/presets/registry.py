@@ -1,5 +1,6 @@
 """What presets and recipes there are, and where their files lie."""
 
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from keras_gemma.presets import bundle, download
 from keras_gemma.presets.cards import check_card
+from keras_gemma.presets.classes import known_name
 from keras_gemma.presets.errors import PresetError
 from keras_gemma.presets.handles import SINGLE_FILES, nearest
 from keras_gemma.presets.parts import PARTS
@@ -59,6 +61,29 @@ def card(name: str) -> dict[str, Any]:
     # What the folder's own files say is not written twice.
     found |= {**_of_folder(place), "bundled": True}
     return check_card(found, f"{name}/card.json")
+
+
+class PresetsOfFamily:
+    """`SomeClass.presets`, as KerasHub has it: the cards of the presets that a class is for, by name.
+
+    >>> class Gemma3Backbone:
+    ...     presets = PresetsOfFamily()
+    >>> Gemma3Backbone.presets["gemma3_1b"]["description"]
+    'Gemma 3 with 1 billion parameters in 26 layers: continues a text.'
+    """
+
+    def __get__(self, instance: Any, owner: type) -> dict[str, dict[str, Any]]:
+        family = "Gemma3" if known_name(owner).startswith("Gemma3") else "Gemma"
+        return {
+            name: card
+            for name, card in _described().items()
+            if card["backbone"] == f"{family}Backbone"
+        }
+
+
+@functools.cache
+def _described():
+    return {name: card(name) for name in names()}
 
 
 def alias(handle: str) -> str | None:

@@ -60,7 +60,7 @@ def penalize_use(logits_BV, counts_BV, presence=None, frequency=None):
     [[1.0, 0.25, 1.0]]
     """
     if presence is not None:
-        logits_BV = logits_BV - ops.where(counts_BV > 0, column(presence), 0.0)
+        logits_BV = logits_BV - ops.cast(counts_BV > 0, "float32") * column(presence)
     if frequency is not None:
         logits_BV = logits_BV - counts_BV * column(frequency)
     return logits_BV

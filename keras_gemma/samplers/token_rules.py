@@ -96,8 +96,8 @@ def force(logits_BV, places_B, ids: np.ndarray):
     >>> ops.convert_to_numpy(force(logits, ops.array([0, 1]), np.array([1]))).tolist()
     [[-inf, 0.0], [3.0, 4.0]]
     """
-    table = ops.convert_to_tensor(np.append(ids, -1).astype("int32"))  # past its end all is free
-    forced_B1 = ops.take(table, ops.minimum(places_B, len(ids)))[:, None]
+    table = ops.convert_to_tensor(np.append(ids, -1), "int32")  # past its end all is free
+    forced_B1 = ops.take(table, ops.clip(places_B, 0, len(ids)))[:, None]
     this_BV = ops.arange(logits_BV.shape[-1], dtype="int32")[None] == forced_B1
     return ops.where(forced_B1 >= 0, ops.where(this_BV, 0.0, -np.inf), logits_BV)
 

@@ -23,6 +23,7 @@ class Preprocessor:
         **kwargs: KerasHub's arguments that mean nothing here.
     """
 
+    presets = registry.PresetsOfFamily()
     tokenizer_class = GemmaTokenizer
     # As files have it, KerasHub's name where it has such a class; and how the names of those
     # classes end whose options are these.

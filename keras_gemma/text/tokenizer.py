@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import sentencepiece
 
+from keras_gemma.presets import registry
 from keras_gemma.text.control_tokens import (
     WHITESPACE_MARK,
     TextParts,
@@ -68,6 +69,8 @@ class GemmaTokenizer(TokenizerFiles):
     Raises:
         ValueError: if `proto` is no SentencePiece model, or one without `<bos>`, `<eos>`, `<pad>`.
     """
+
+    presets = registry.PresetsOfFamily()
 
     start_token_id: int
     end_token_id: int

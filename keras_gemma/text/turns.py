@@ -9,17 +9,25 @@ Control tokens are written by id, here and nowhere else; the text of a message i
 from them, so that nothing typed in it can start or end a turn.
 """
 
-import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-ROLES = {"user": "user", "model": "model", "assistant": "model", "system": "system"}
+ROLES = {
+    "user": "user",
+    "model": "model",
+    "assistant": "model",
+    "system": "system",
+    "developer": "system",
+}
+LARGEST_WEIGHT = 3.4028234663852886e38  # of float32, in which weights are kept
 
 
 class Message(TypedDict):
     """One message: who says it (`user`, `model`; `assistant` is the model; `system`), and what.
 
+    What comes from elsewhere may also say `developer` for `system`, and have its content as a list
+    of parts, `{"type": "text", "text": ...}`, which are joined as they are.
     `weight` is how much the loss counts what the model says there: 1 unless told, 0 for not at all.
     """
 
@@ -159,12 +167,53 @@ def _checked(message, number):
     role, content = message["role"], message["content"]
     if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"Message {number} has the role {role!r}; there are {', '.join(ROLES)}.")
+    if calls := [name for name in ("tool_calls", "function_call") if message.get(name)]:
+        raise ValueError(
+            f"Message {number} has '{calls[0]}', for which Gemma has no turn. Write the call into "
+            "the content as text, or leave the conversation out."
+        )
+    if isinstance(content, (list, tuple)):
+        content = "".join(_text_of(part, number) for part in content)
     if not isinstance(content, str):
         raise TypeError(
             f"The content of message {number} must be a text, not {type(content).__name__}."
         )
+    refuse_surrogates(content, f"The content of message {number}")
     role = ROLES[role]
     return role, content, _weight(message.get("weight"), role, number)
+
+
+def _text_of(part, number):
+    """The text of one part of a content, as chat completions have them."""
+    awaited = (
+        f"awaited were parts {{'type': 'text', 'text': ...}} in the content of message {number}"
+    )
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        raise TypeError(f"Found a part that is {part!r:.60}; {awaited}.")
+    if part["type"] != "text":
+        raise ValueError(
+            f"Found a part of the type {part['type']!r}; {awaited}: Gemma reads only text."
+        )
+    if not isinstance(text := part.get("text"), str):
+        raise TypeError(f"Found a part whose text is {type(text).__name__}; {awaited}.")
+    return text
+
+
+def refuse_surrogates(text: str, name: str) -> None:
+    """See that a text is one of Unicode, which half a character (a lone surrogate) is not.
+
+    Raises:
+        ValueError: saying where it stands in the text, which is called `name`.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds a lone surrogate {text[error.start]!a} at character {error.start}, which "
+            "is no Unicode text. Read it with errors='replace', or take it out."
+        ) from None
 
 
 def _weight(weight, role, number):
@@ -173,8 +222,11 @@ def _weight(weight, role, number):
         return float(spoken)
     if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
         raise TypeError(f"The weight of message {number} must be a number, not {weight!r}.")
-    if not (0 <= weight and math.isfinite(weight)):
-        raise ValueError(f"The weight of message {number} must be 0 or more, not {weight!r}.")
+    if not 0 <= weight <= LARGEST_WEIGHT:
+        raise ValueError(
+            f"The weight of message {number} must be 0 or more, and no more than float32 holds, not "
+            f"{weight!r}."
+        )
     if weight and not spoken:
         raise ValueError(
             f"Message {number} is by the {role} and has the weight {weight!r}: only what the model "

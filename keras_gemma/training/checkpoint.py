@@ -1,6 +1,7 @@
 """The callback that makes of a `fit` a run: saved while it works, resumed to the very numbers."""
 
 import math
+import numbers
 import re
 import time
 import types
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
+from keras_gemma.models.fit_run import run_of
 from keras_gemma.training import checkpoint_files as files
-from keras_gemma.training import receipt, run_log, snapshot
-from keras_gemma.training.data_identity import data_fingerprint
+from keras_gemma.training import no_number, receipt, run_log, snapshot
+from keras_gemma.training.data_identity import data_fingerprint, difference
 from keras_gemma.training.interrupts import Interrupts
+from keras_gemma.training.model_identity import is_new, model_identity, optimizer_settings
 from keras_gemma.training.progress import Progress
 from keras_gemma.training.run_lock import run_lock
 
@@ -30,8 +32,10 @@ class Checkpoint(keras.callbacks.Callback):
     state, `log.jsonl` its losses and speed. What is not trained, the base under LoRA, is not written
     but known again by a fingerprint.
 
-    Ctrl-C and SIGTERM let the step end and save it; a second one acts at once. A loss that is no
-    number ends the run, and leaves the batch in the folder.
+    Ctrl-C and SIGTERM let the step end and save it; a second one acts at once. A loss or weight that
+    is no finite number ends the run, and leaves the batch in the folder; no checkpoint is written of
+    such weights. With another optimizer's settings, a lower learning rate say, a run goes on from its
+    newest checkpoint, and a warning says so.
 
     Args:
         folder: of the run, and of no other at the same time.
@@ -50,7 +54,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Raises (from `fit`):
         ValueError: the folder holds a run and `resume` is false; another run works in it; the run
-            to resume had other data or another model; the loss is no number.
+            to resume had other data or another model; a loss or weight is no finite number.
+        TypeError: the model is none of keras_gemma.
         NoSpaceError: the disk is full; the checkpoints before are whole.
     """
 
@@ -75,6 +80,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.folder / "checkpoints", keep, (best, _sign(best, mode)) if best else None
         )
         self.progress = Progress(self._log, log_every)
+        self.lock: Callable[[Path], Any] = run_lock  # for who holds the folder before `fit` begins
 
     def set_params(self, params):
         super().set_params(params)
@@ -85,13 +91,18 @@ class Checkpoint(keras.callbacks.Callback):
         self.progress.set_model(model)
 
     def on_train_begin(self, logs=None):
-        run = self.model.fit_run
-        run.at_end.enter_context(run_lock(self.folder))
+        run = run_of(self.model, self)
+        run.at_end.enter_context(self.lock(self.folder))
         newest = self.files.newest()
         if newest and not self.resume:
             raise ValueError(
                 f"{self.folder} holds a run already, up to {newest.stem}. Resume it with "
                 f"Checkpoint({str(self.folder)!r}, resume=True), or choose another folder."
+            )
+        if newest is None and self.files.paths():
+            raise ValueError(
+                f"{self.folder} holds a run already, and its checkpoints are damaged, all of them. "
+                "Choose another folder."
             )
         self._interrupts = Interrupts()
         run.at_end.enter_context(self._interrupts.watched())
@@ -99,8 +110,11 @@ class Checkpoint(keras.callbacks.Callback):
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         self._base = snapshot.frozen(self.model)
+        self._identity, self._settings = model_identity(self.model), optimizer_settings(self.model)
         self._data = data_fingerprint(run.data)
-        self._restored, self._ended_epoch = None, False
+        self._data.setdefault("batches", self.params["steps"])
+        self._restored, self._ended_epoch, self._knows_best = None, False, self.best is None
+        self._train_logs, self._before_test = {}, None
         if newest:
             self._restore(newest)
         run_log.forget_after(self.folder, run.step)
@@ -109,42 +123,58 @@ class Checkpoint(keras.callbacks.Callback):
             seed = getattr(run.data, "seed", None)
             receipt.begin(self.folder, self._data, seed, snapshot.fingerprint(weights, self._base))
         self.progress.on_train_begin()
+        if self._restored is not None:
+            self.progress.set_state(self._restored.state["progress"])
         self._saved_at, self._saved_step = time.monotonic(), run.step
 
     def on_epoch_begin(self, epoch, logs=None):
         self.progress.on_epoch_begin(epoch)
         if self._restored is not None:
             self._restore_epoch()
-        self._random_at_epoch = snapshot.random_states()
+        self._random_at_epoch, self._before_test = snapshot.random_states(), None
 
     def on_train_batch_end(self, batch, logs=None):
-        run = self.model.fit_run
+        run, self._train_logs = self.model.fit_run, logs
         if run.is_passing:
             if run.batch == self._restored.state["batch"]:
                 snapshot.set_random_states(self._restored.state["random"])
                 self._restored = None
             return
         if not math.isfinite(logs["loss"]):
-            self._tell_of_no_number(logs["loss"])
+            self._end_without_number(f"The loss is {logs['loss']}")
         self.progress.on_train_batch_end(batch, logs)
         if self._is_due():
             self._save(run.epoch, run.batch, logs)
         if self._interrupts.came is not None:
             self._end(logs)
 
+    def on_test_begin(self, logs=None):
+        # Validation counts in the same metrics.
+        self._before_test = snapshot.metrics(self.model), snapshot.random_states()
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._interrupts.came is not None:  # nothing of the epoch's end has been done
+            self._end(self._train_logs)
+
     def on_epoch_end(self, epoch, logs=None):
         self.progress.on_epoch_end(epoch, logs)
+        if not self._knows_best:
+            self._knows_best = True
+            _look_for(self.best, logs)
         self._ended_epoch = bool(self.best) or self._interrupts.came is not None
         if self._ended_epoch:
-            self._save(epoch + 1, 0, logs)
-        if self._interrupts.came is not None:  # it came while validating
+            self._save_epoch(logs)
+        if self._interrupts.came is not None:
             self._end(logs)
 
     def on_train_end(self, logs=None):
         run = self.model.fit_run
+        self.progress.on_train_end(logs)
         if run.batch and not self._ended_epoch:
-            self._save(run.epoch + 1, 0, logs)
+            self._save_epoch(logs)
         self.files.wait()
+        if self._restored is not None:  # the run had ended
+            logs = self._restored.state["logs"]
         weights = snapshot.fingerprint(snapshot.take(self.model, self._base), self._base)
         receipt.end(self.folder, run.step, weights, _floats(logs))
 
@@ -154,8 +184,19 @@ class Checkpoint(keras.callbacks.Callback):
             return step - self._saved_step >= self._steps
         return time.monotonic() - self._saved_at >= self._seconds
 
-    def _save(self, epoch, batch, logs):
+    def _save_epoch(self, logs):
+        """At the end of an epoch: where the next begins, or where this one was stopped."""
         run = self.model.fit_run
+        self._save(*((run.epoch, run.batch) if run.is_cut else (run.epoch + 1, 0)), logs)
+
+    def _save(self, epoch, batch, logs):
+        run, random = self.model.fit_run, snapshot.random_states()
+        values = snapshot.take(self.model, self._base)
+        if not snapshot.are_finite(values):
+            self._end_without_number("The weights are no finite numbers")
+        if batch and self._before_test is not None:
+            metrics, random = self._before_test
+            values |= metrics
         state = {
             "step": run.step,
             "epoch": epoch,
@@ -164,11 +205,13 @@ class Checkpoint(keras.callbacks.Callback):
             "progress": self.progress.state(),
             "base": self._base,
             "data": self._data,
+            "model": self._identity,
+            "optimizer": self._settings,
             "seed": getattr(run.data, "seed", None),
-            "random": snapshot.random_states(),
+            "random": random,
             "random_at_epoch": self._random_at_epoch,
         }
-        self.files.write(snapshot.Snapshot(snapshot.take(self.model, self._base), state))
+        self.files.write(snapshot.Snapshot(values, state))
         self._saved_at, self._saved_step = time.monotonic(), run.step
 
     def _end(self, logs):
@@ -181,6 +224,8 @@ class Checkpoint(keras.callbacks.Callback):
     def _restore(self, path):
         run, state = self.model.fit_run, files.read_state(path)
         told = snapshot.difference(self.model, files.shapes(path), state["base"])
+        if state["model"] != self._identity:
+            told = difference(state["model"], self._identity)
         if told:
             raise ValueError(
                 f"{path} is of another model: {told}. Give the model that the run began with, or "
@@ -188,19 +233,35 @@ class Checkpoint(keras.callbacks.Callback):
             )
         if state["data"] != self._data:
             raise ValueError(
-                f"{path} is of a run over other data: {_data_difference(state['data'], self._data)}."
+                f"{path} is of a run over other data: {difference(state['data'], self._data)}."
                 " Give the data that the run began with, or choose another folder."
             )
         if not isinstance(run.data, keras.utils.PyDataset):
             _tell_of_stream(run.data, state)
         self._restored = files.read(path)
         self._base = state["base"]
+        compiled_anew = is_new(self.model)
         for part in ("weights", "optimizer"):
             snapshot.put(self.model, self._restored.arrays, part)
+        if compiled_anew and self._settings != state["optimizer"]:
+            self._keep_settings(state["optimizer"])
+        else:
+            self._settings = state["optimizer"]
         if state["seed"] is not None:
             run.data.seed = state["seed"]
-        run.go_on(state["epoch"], state["batch"], state["step"], state["logs"])
-        self.progress.set_state(state["progress"])
+        logs = {n: value for n, value in state["logs"].items() if not n.startswith("val_")}
+        run.go_on(state["epoch"], state["batch"], state["step"], logs)
+
+    def _keep_settings(self, stored):
+        """Those that the optimizer was compiled with here; a learning rate is among what is restored."""
+        warnings.warn(
+            f"The optimizer is compiled otherwise than when the run in {self.folder} began: "
+            f"{difference(stored, self._settings)}. The run goes on with what is here.",
+            stacklevel=2,
+        )
+        rate = self._settings["learning_rate"]
+        if isinstance(rate, float) and rate != stored["learning_rate"]:
+            self.model.optimizer.learning_rate = rate
 
     def _restore_epoch(self):
         state = self._restored.state
@@ -217,30 +278,16 @@ class Checkpoint(keras.callbacks.Callback):
         if self._report is not None:
             self._report(record)
 
-    def _tell_of_no_number(self, loss):
-        run = self.model.fit_run
-        path = self.folder / f"nan_step_{run.step}.npz"
-        where = "its batch came from a stream and is gone"
-        if isinstance(run.data, keras.utils.PyDataset):
-            inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(run.data[run.batch - 1])
-            parts = inputs if isinstance(inputs, dict) else {"inputs": inputs}
-            parts = {**parts, "labels": labels, "weights": weights}
-            np.savez(path, **{name: np.asarray(part) for name, part in parts.items()})
-            where = f"its batch lies in {path}"
+    def _end_without_number(self, what):
         self.files.wait()
         last = next(iter(self.files.paths()), None)
-        good = f"the last good checkpoint is {last}" if last else "there is no checkpoint before it"
-        raise ValueError(
-            f"The loss is {loss} at step {run.step}; {where}, and {good}. A lower learning rate or "
-            "global_clipnorm=1.0 often helps: resume from there with "
-            f"Checkpoint({str(self.folder)!r}, resume=True), or begin anew in another folder."
-        )
+        raise ValueError(no_number.told(what, self.model.fit_run, self.folder, last))
 
 
 def _interval(every):
     """Steps and seconds between checkpoints; one of them is None."""
-    if isinstance(every, int) and every > 0:
-        return every, None
+    if isinstance(every, numbers.Integral) and every > 0:
+        return int(every), None
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(second|minute|hour)s?", str(every))
     if not found:
         raise ValueError(
@@ -274,8 +321,10 @@ def _tell_of_stream(data, state):
     )
 
 
-def _data_difference(stored, here):
-    for key in stored:
-        if stored[key] != here.get(key):
-            return f"{key} {stored[key]} there, {here.get(key)} here"
-    return f"{stored} there, {here} here"
+def _look_for(name, logs):
+    if name not in logs:
+        warnings.warn(
+            f"Of an epoch Keras reports {', '.join(logs)}, and no {name!r}: no checkpoint stays as "
+            "the best until it does. Correct best=, or give fit validation_data=.",
+            stacklevel=2,
+        )

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import warnings
@@ -74,12 +75,16 @@ class CheckpointFiles:
         return None
 
     def best_path(self) -> Path | None:
-        """The one where the watched number was best; `None` if none has it."""
+        """The one where the watched number was best; `None` if none has it, or NaN alone."""
         if self.best is None:
             return None
         name, sign = self.best
         found = {path: read_state(path)["logs"].get(name) for path in self.paths()}
-        found = {path: sign * value for path, value in found.items() if value is not None}
+        found = {
+            path: sign * value
+            for path, value in found.items()
+            if value is not None and not math.isnan(value)
+        }
         return min(found, key=found.__getitem__) if found else None
 
     def _write(self, snapshot):
@@ -156,7 +161,10 @@ def shapes(path: Path) -> Mapping[str, Any]:
 def _state(tensors):
     if _STATE not in tensors.headers():
         raise BadPresetError(f"{tensors.path} is no checkpoint of a run: it has no {_STATE!r}.")
-    return json.loads(tensors.read(_STATE).tobytes())
+    try:
+        return json.loads(tensors.read(_STATE).tobytes())
+    except ValueError as error:  # of UTF-8 or JSON
+        raise BadPresetError(f"{tensors.path} is damaged: its state can't be read.") from error
 
 
 def _sync_folder(folder):

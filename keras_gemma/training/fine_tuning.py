@@ -4,45 +4,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_gemma import optimizers
+from keras_gemma import models, optimizers
+from keras_gemma.conversion.formats import open_checkpoint
+from keras_gemma.data import read
 from keras_gemma.models import GemmaCausalLM
-
-# What a recipe with `data` may hold; what is not in it has the value here, `...` must be there.
-FIELDS: dict[str, Any] = {
-    "name": None,
-    "description": None,
-    "needs": None,  # for people: memory and time
-    "yields": None,
-    "seed": ...,
-    "start": ...,  # a preset
-    "dtype": None,  # of its weights; as they are stored if left out
-    "data": ...,  # a file that keras_gemma.data.read reads
-    "validation": 0.0,  # share of it that is held out
-    "row_length": ...,  # tokens
-    "pack": False,
-    "batch_size": ...,
-    "epochs": 1,
-    "tokens": None,  # places to train on, instead of epochs
-    "quantize": None,  # "int8": QLoRA
-    "lora": None,  # {"rank": 8, "alpha": 16, "targets": ["query", "value"]}
-    "optimizer": ...,  # {"name": "AdamW", "learning_rate": 2e-4, "schedule": "cosine", …}
-    "accumulate": 1,  # batches in an update
-    "remat": None,
-    "saved_dtype": None,
-}
+from keras_gemma.presets import registry
+from keras_gemma.training.recipe_file import checked
 
 
 def prepare(recipe: Mapping[str, Any]) -> tuple[GemmaCausalLM, Any, dict[str, Any]]:
     """The model of a recipe, compiled; its data, and the other arguments of `fit`.
 
     Raises:
-        ValueError: the recipe has a field that is unknown, or lacks one.
+        ValueError: the recipe has a field that is unknown or wrong, or lacks one; a row of the data is wrong.
     """
     settings = checked(recipe)
-    dtype = {"dtype": settings["dtype"]} if settings["dtype"] else {}
-    model = GemmaCausalLM.from_preset(settings["start"], **dtype)
+    data = read(Path(settings["data"]), skip_bad=settings["skip_bad"])
+    model = _loaded(settings["start"], settings["dtype"])
     model.preprocessor.sequence_length = settings["row_length"]
     model.preprocessor.pack = settings["pack"]
+    if settings["too_long"]:
+        model.preprocessor.too_long = settings["too_long"]
     if settings["quantize"]:
         model.quantize(settings["quantize"])
     adapt(model, settings)
@@ -52,7 +34,7 @@ def prepare(recipe: Mapping[str, Any]) -> tuple[GemmaCausalLM, Any, dict[str, An
         options |= {"epochs": 1, "steps_per_epoch": settings["tokens"] // places}
     if settings["validation"]:
         options["validation_split"] = settings["validation"]
-    return model, Path(settings["data"]), options
+    return model, data, options
 
 
 def adapt(model: GemmaCausalLM, settings: Mapping[str, Any]) -> None:
@@ -65,18 +47,13 @@ def adapt(model: GemmaCausalLM, settings: Mapping[str, Any]) -> None:
     model.compile(optimizer=_optimizer(settings), **remat)
 
 
-def checked(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with all fields.
-
-    >>> checked({"start": "gemma_2b_en"})
-    Traceback (most recent call last):
-    ValueError: The recipe lacks seed, data, row_length, batch_size, optimizer.
-    """
-    if unknown := sorted(set(recipe) - set(FIELDS)):
-        raise ValueError(f"The recipe has {', '.join(unknown)}, and may have {', '.join(FIELDS)}.")
-    if lacking := [n for n, value in FIELDS.items() if value is ... and n not in recipe]:
-        raise ValueError(f"The recipe lacks {', '.join(lacking)}.")
-    return {**FIELDS, **recipe}
+def _loaded(preset, dtype):
+    """The model of a preset, of its class and, if no dtype is given, as its weights are stored."""
+    stored = open_checkpoint(registry.folder(preset))
+    if not stored.quantized:  # else `from_preset` leaves it so, unless a dtype is given
+        dtype = dtype or stored.config.get("dtype")
+    kind = getattr(models, stored.backbone.replace("Backbone", "CausalLM"))
+    return kind.from_preset(preset, dtype=dtype)
 
 
 def _optimizer(settings):

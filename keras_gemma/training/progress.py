@@ -9,12 +9,13 @@ import keras
 import numpy as np
 
 from keras_gemma import arrays
+from keras_gemma.models.fit_run import run_of
 from keras_gemma.models.text_batches import TextBatches
 from keras_gemma.training.flops import product_rate, training_flops
 
 
 class Progress(keras.callbacks.Callback):
-    """Calls `report(dict)` every `every` steps and at the end of each epoch.
+    """Calls `report(dict)` every `every` steps, at the end of each epoch and of the run.
 
     The dict has `step`, `steps` (`None` if the data doesn't say), `epoch`, `loss` and `perplexity`
     (of the steps since the report before), `learning_rate`, `memory` (bytes, of the device where it
@@ -27,15 +28,22 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, report: Callable[[dict[str, Any]], Any], every: int = 20):
         super().__init__()
         self.report, self.every = report, every
-        self._sum, self._before, self._reported = 0.0, 0.0, 0
+        self._reset(0)
+
+    def _reset(self, step):
+        self._sum = self._weight = 0.0  # since the last report
+        self._epoch_sum = self._epoch_weight = 0.0  # since the epoch began
+        self._reported = step
 
     def state(self) -> list:
         """What a resumed run must know to report the very numbers of an unbroken one."""
-        return [self._sum, self._before, self._reported]
+        since = self._sum, self._weight, self._epoch_sum, self._epoch_weight
+        return [*since, self._reported]
 
     def set_state(self, state: list) -> None:
         """Go on from what `state` gave."""
-        self._sum, self._before, self._reported = state
+        *since, self._reported = state
+        self._sum, self._weight, self._epoch_sum, self._epoch_weight = since
 
     @property
     def tokens_seen(self) -> int:
@@ -44,15 +52,17 @@ class Progress(keras.callbacks.Callback):
         return self._done * rows * length
 
     def on_train_begin(self, logs=None):
-        data = self.model.fit_run.data
+        run = run_of(self.model, self)
+        data = run.data
         self._batch = data.shape if isinstance(data, TextBatches) else None
         self._peak = product_rate(self.model.compute_dtype) if self._batch else None
         self._start = self._since = time.monotonic()
-        self._first = self._from = self._done = self.model.fit_run.step
+        self._first = self._from = self._done = run.step
+        self._reset(run.step)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self.model.fit_run.is_passing:
-            self._before = 0.0
+            self._epoch_sum = self._epoch_weight = 0.0
 
     def on_train_batch_end(self, batch, logs=None):
         run = self.model.fit_run
@@ -60,8 +70,11 @@ class Progress(keras.callbacks.Callback):
             return
         # Keras tells the mean since the epoch began; what shows where a run stands is that of the
         # steps since the last report.
-        total, self._done = logs["loss"] * run.batch, run.step
-        self._sum, self._before = self._sum + total - self._before, total
+        self._done = run.step
+        self._weight += run.weight
+        self._epoch_weight += run.weight
+        total = logs["loss"] * self._epoch_weight
+        self._sum, self._epoch_sum = self._sum + total - self._epoch_sum, total
         if run.step % self.every == 0 or run.step == self._steps():
             self.report(self._record())
 
@@ -71,6 +84,11 @@ class Progress(keras.callbacks.Callback):
         if extra:
             self.report({"step": run.step, "steps": self._steps(), "epoch": epoch + 1, **extra})
 
+    def on_train_end(self, logs=None):
+        # Steps that no report was made of, as the data did not tell which would be the last.
+        if self.model.fit_run.step > max(self._reported, self._first):
+            self.report(self._record())
+
     def _steps(self):
         per_epoch, epochs = self.params.get("steps"), self.params["epochs"]
         return per_epoch * epochs if per_epoch else None
@@ -78,7 +96,7 @@ class Progress(keras.callbacks.Callback):
     def _record(self):
         run, now = self.model.fit_run, time.monotonic()
         made, seconds = run.step - self._from, now - self._since
-        loss = self._sum / (run.step - self._reported)
+        loss = self._sum / max(self._weight, 1e-9)
         record = {
             "step": run.step,
             "steps": self._steps(),
@@ -101,5 +119,6 @@ class Progress(keras.callbacks.Callback):
                 "flops_share": flops / seconds / self._peak,
                 "peak_flops": self._peak,
             }
-        self._sum, self._reported, self._from, self._since = 0.0, run.step, run.step, now
+        self._sum = self._weight = 0.0
+        self._reported, self._from, self._since = run.step, run.step, now
         return record

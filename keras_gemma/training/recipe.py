@@ -1,5 +1,6 @@
 """Run a training recipe: a JSON file that says all a run depends on."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,8 @@ from keras_gemma.models.text_batches import TextBatches
 from keras_gemma.training import fine_tuning
 from keras_gemma.training.checkpoint import Checkpoint
 from keras_gemma.training.corpus_rows import CorpusRows
-from keras_gemma.training.recipe_file import keep_recipe
+from keras_gemma.training.recipe_file import checked, keep_recipe, located
+from keras_gemma.training.run_lock import run_lock
 
 
 def run(
@@ -35,18 +37,29 @@ def run(
     stopped and resumed ends with the numbers of one that was not.
 
     Raises:
-        ValueError: `out` holds a run already and `resume` is false, or one of another recipe.
+        ValueError: `out` holds a run already and `resume` is false, or one of another recipe; another
+            run works in it; a field of the recipe is not what it may be.
     """
+    if "corpus" not in recipe:
+        checked(recipe)
+    with run_lock(out):
+        return _run(located(recipe), out, resume, on_progress, checkpoint_every)
+
+
+def _run(recipe, out, resume, on_progress, checkpoint_every):
     keep_recipe(recipe, out, resume)
     keras.utils.set_random_seed(recipe["seed"])
     model, data, fit_options = (_from_corpus if "corpus" in recipe else fine_tuning.prepare)(recipe)
     checkpoint = Checkpoint(out, checkpoint_every, resume=resume, report=on_progress)
+    checkpoint.lock = contextlib.nullcontext  # it is held already
     model.fit(data, verbose=0, callbacks=[checkpoint], **fit_options)
     measured = {
         "tokens_seen": checkpoint.progress.tokens_seen,
         "date": time.strftime("%Y-%m-%d"),
     }
-    if "lora" in recipe:
+    if "data" in recipe:
+        measured["rows_skipped"] = data.skipped
+    if recipe.get("lora"):
         model.backbone.save_lora_weights(out / "adapter.lora.h5")
     else:
         _in_dtype(model, recipe.get("saved_dtype")).save_to_preset(out / "preset")

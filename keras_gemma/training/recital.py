@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_gemma.models.fit_data import as_records
 from keras_gemma.samplers import GreedySampler
 
 _SHORTEST = 8  # tokens: a prompt of fewer says nothing
@@ -59,7 +60,7 @@ class Recital(NamedTuple):
 
 
 def canary(
-    model: Any, texts: Sequence[Any], prompt_tokens: int = 50, continuation_tokens: int = 50
+    model: Any, texts: Any, prompt_tokens: int = 50, continuation_tokens: int = 50
 ) -> Recital:
     """Give a model the beginnings of texts it was trained on, and count which it goes on with.
 
@@ -70,14 +71,14 @@ def canary(
 
     Args:
         model: a `GemmaCausalLM` with a preprocessor.
-        texts: texts, or conversations, as `fit` takes them in a list.
+        texts: what `fit` takes, but streams: texts, pairs, conversations, columns, a `Path`.
     """
     preprocessor = copy.copy(model.preprocessor)
     preprocessor.pack = False
     preprocessor.sequence_length = prompt_tokens + continuation_tokens
     cases, skipped, shortened = [], 0, 0
-    for text in texts:
-        inputs, _, _ = preprocessor([text])
+    for row in as_records(texts):
+        inputs, _, _ = preprocessor([row])
         ids = np.asarray(inputs["token_ids"])[np.asarray(inputs["padding_mask"]) > 0]
         given = min(prompt_tokens, len(ids) // 2)
         if given < _SHORTEST:

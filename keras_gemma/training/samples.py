@@ -1,12 +1,14 @@
 """What a model says while it learns."""
 
 import json
+import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from keras_gemma.models.fit_run import run_of
 from keras_gemma.training.snapshot import sync
 
 
@@ -16,7 +18,7 @@ class Samples(keras.callbacks.Callback):
     Training goes on as if nothing had happened: the same numbers come out.
 
     Args:
-        prompts: texts, as for `generate`.
+        prompts: texts, as for `generate`; or one.
         every: steps between two times; `"epoch"` is at the end of each epoch.
         max_new_tokens: of each text.
         show: is called with each prompt and its text; prints if left out.
@@ -25,7 +27,7 @@ class Samples(keras.callbacks.Callback):
 
     def __init__(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         every: int | str = "epoch",
         max_new_tokens: int = 64,
         *,
@@ -33,10 +35,14 @@ class Samples(keras.callbacks.Callback):
         folder: str | Path | None = None,
     ):
         super().__init__()
-        if every != "epoch" and not (isinstance(every, int) and every > 0):
+        if every != "epoch" and not (isinstance(every, numbers.Integral) and every > 0):
             raise ValueError(f"every must be a number of steps or 'epoch', not {every!r}.")
-        self.prompts, self.every, self.max_new_tokens = list(prompts), every, max_new_tokens
+        self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        self.every, self.max_new_tokens = every, max_new_tokens
         self.show, self.folder = show or _print, Path(folder) if folder else None
+
+    def on_train_begin(self, logs=None):
+        run_of(self.model, self)
 
     def on_train_batch_end(self, batch, logs=None):
         run = self.model.fit_run

@@ -68,6 +68,23 @@ def take(model: keras.Model, base: Mapping[str, str]) -> dict[str, np.ndarray]:
     }
 
 
+def metrics(model: keras.Model) -> dict[str, np.ndarray]:
+    """Copies of the metrics' variables alone, by the names that they have in `take`."""
+    sync(model)
+    return {
+        name: np.array(arrays.fetch(variable))
+        for name, variable in variables(model).items()
+        if name.startswith("metrics/")
+    }
+
+
+def are_finite(values: Mapping[str, np.ndarray]) -> bool:
+    """Whether the weights among what `take` took are numbers, all of them."""
+    return all(
+        np.isfinite(array).all() for name, array in values.items() if name.startswith("weights/")
+    )
+
+
 def put(model: keras.Model, values: Mapping[str, np.ndarray], part: str = "") -> None:
     """Give the variables whose names begin with `part` what `take` took."""
     for name, variable in variables(model).items():
@@ -120,19 +137,23 @@ def fingerprint(values: Mapping[str, np.ndarray], base: Mapping[str, str]) -> st
 
 
 def random_states() -> dict[str, Any]:
-    """Where Python's and NumPy's generators stand; those of layers are variables."""
+    """Where Python's, NumPy's and the backend's generators stand; those of layers are variables."""
+    backend = arrays.generator_state()
     kind, keys, place, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),
         "numpy": [kind, keys.tolist(), place, has_gauss, gauss],
+        "backend": None if backend is None else backend.tobytes().hex(),
     }
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
-    """Let Python's and NumPy's generators go on from there."""
+    """Let these generators go on from there."""
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state(tuple(states["numpy"]))
+    if states["backend"] is not None:
+        arrays.set_generator_state(np.frombuffer(bytes.fromhex(states["backend"]), "uint8").copy())
 
 
 def _changes(name, variable):

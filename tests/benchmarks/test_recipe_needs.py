@@ -25,10 +25,11 @@ def test_needs_are_what_fits_in_estimates_and_leave_room(name):
 
 def test_a_model_without_numbers_is_told_to_need_what_a_real_one_does():
     from keras_gemma import fits_in
+    from keras_gemma.presets import registry
     from keras_gemma.training import fine_tuning
 
     for more in ({}, {"lora": {"rank": 4}}, {"lora": {"rank": 4}, "quantize": "int8"}):
-        recipe = {**RECIPES["sft_full_tiny"], **more}
+        recipe = {**registry.recipe("sft_full_tiny"), **more}
         model, _, options = fine_tuning.prepare(recipe)
         real = fits_in(model, "1GB", batch_size=options["batch_size"])
         assert recipe_needs["estimated"](recipe) == real.total, json.dumps(more)

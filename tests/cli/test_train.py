@@ -27,7 +27,8 @@ def trainer(monkeypatch, tmp_path):
             on_progress({"step": step, "steps": 3, "loss": 2.0 / step, "tokens_per_second": 1e3})
         if recipe["tokens"] in ENDS:
             raise ENDS[recipe["tokens"]]
-        return {"tokens_seen": recipe["tokens"]}
+        skipped = {"rows_skipped": 1200} if recipe.get("skip_bad") else {}
+        return {"tokens_seen": recipe["tokens"], **skipped}
 
     module = ModuleType("keras_gemma.training.recipe")
     module.run = fake
@@ -49,11 +50,32 @@ def test_a_recipe_is_run_with_what_was_set(run, trainer, tmp_path):
     assert str(tmp_path / "out") in result.stdout
 
 
+def test_wrong_rows_are_left_out_and_their_number_is_told(run, trainer, tmp_path):
+    recipe, calls = trainer
+    result = run("train", recipe, "--data", tmp_path / "a.jsonl", "--skip-bad")
+    assert calls[0][0]["skip_bad"] is True
+    assert "wrong and were left out: 1,200." in result.stdout
+    assert "left out" not in run("train", recipe, "--data", tmp_path / "a.jsonl").stdout
+    result = run("train", recipe, "--skip-bad")
+    assert (result.exit_code, "this recipe has no data" in result.stderr) == (2, True)
+
+
+def test_a_recipe_with_data_may_be_given_what_it_does_not_have_yet(run, trainer, tmp_path):
+    recipe, calls = trainer
+    data = ["--data", tmp_path / "a.jsonl"]
+    run("train", recipe, *data, "--set", "too_long=drop", "--set", 'lora={"rank": 4}')
+    assert calls[0][0]["too_long"] == "drop" and calls[0][0]["lora"] == {"rank": 4}
+    result = run("train", recipe, *data, "--set", "too_lon=drop")
+    assert (result.exit_code, "Did you mean 'too_long'" in result.stderr) == (2, True)
+    assert run("train", recipe, "--set", "too_long=drop").exit_code == 2  # it has no data
+
+
 def test_a_run_is_resumed_by_its_folder_as_it_began(run, trainer, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
     assert run("train", "--resume", tmp_path).exit_code == 0
     assert trainer[1] == [(RECIPE, tmp_path, True)]
-    for more in (["--set", "tokens=5"], ["--data", "a.jsonl"], ["--out", "b"], ["--seed", 1]):
+    options = ["--set", "tokens=5"], ["--data", "a.jsonl"], ["--out", "b"], ["--seed", 1]
+    for more in (*options, ["--skip-bad"]):
         result = run("train", "--resume", tmp_path, *more)
         assert (result.exit_code, "resumed as it began" in result.stderr) == (2, True)
     result = run("train", "--resume", tmp_path / "nowhere")

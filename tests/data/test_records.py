@@ -108,6 +108,9 @@ def test_several_files_are_one_after_the_other(tmp_path):
     for records in (read(tmp_path), read([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])):
         assert records[:] == ROWS["pair"] and records[[2, 0, 1]] == [records[i] for i in (2, 0, 1)]
         assert records.part(1, 3)[:] == ROWS["pair"][1:] and len(records.part(0, 1)) == 1
+    lines(tmp_path / "c.jsonl", "{")
+    records = read(tmp_path, skip_bad=True)
+    assert (records.part(0, 2).skipped, records.part(2, 3).skipped) == (1, 0)
 
 
 def test_rows_in_memory_are_checked_alike():
@@ -185,6 +188,7 @@ def talk(*messages):
         (talk(("model", "a")), "Message 0 is by the model"),
         (talk(("user", "a"), ("model", None)), "content of message 1 must be a text"),
         (talk(("user", "a"), ("model", "b", -1)), "weight of message 1 must be 0 or more"),
+        (talk(("user", "a"), ("model", "b", 1e39)), "no more than float32 holds, not 1e\\+39"),
         (talk(("user", "a"), ("model", "b", "1")), "weight of message 1 must be a number"),
         (talk(("user", "a", 1), ("model", "b")), "only what the model says is trained on"),
         ({"messages": [{"role": "user"}]}, "must have 'role' and 'content'"),
@@ -195,6 +199,40 @@ def talk(*messages):
 def test_a_wrong_conversation_is_named_with_its_line(row, says, tmp_path):
     with pytest.raises(ValueError, match=f"a.jsonl:2: .*{says}"):
         read(lines(tmp_path / "a.jsonl", {"messages": TALK}, row))
+
+
+def test_conversations_in_the_dialect_of_chat_completions_are_taken(tmp_path):
+    parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "you"}]
+    row = talk(("developer", "Be kind."), ("user", "Hi"), ("assistant", parts))
+    assert read(lines(tmp_path / "a.jsonl", row, {"messages": TALK}))[0] == row
+    assert read([row["messages"], TALK])[:] == [row, {"messages": TALK}]
+    with pytest.raises(ValueError, match="what the model says is empty"):
+        read([talk(("user", "Hi"), ("assistant", []))])
+
+
+def test_rows_of_parquet_have_the_dialect_of_chat_completions_too(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet
+
+    said = [
+        {"role": role, "content": [{"type": "text", "text": "Hi"}]} for role in ("user", "model")
+    ]
+    calls = [{**message, "tool_calls": None} for message in said]
+    pyarrow.parquet.write_table(pa.Table.from_pylist([{"messages": calls}]), tmp_path / "a.parquet")
+    assert len(read(tmp_path / "a.parquet")) == 1
+
+
+@pytest.mark.parametrize("row", ["half \ud800", talk(("user", "a"), ("model", "half \ud800"))])
+def test_half_a_character_is_named_with_its_row_in_all_data(row):
+    rows = ["whole 😀"] * 3000 if isinstance(row, str) else [{"messages": TALK}] * 3000
+    with pytest.raises(ValueError, match=r"data:3000: .* lone surrogate '\\ud800' at character 5"):
+        read([*rows, row])
+    assert read([*rows, row], skip_bad=True).skipped == 1
+
+
+def test_what_gives_rows_one_after_the_other_is_refused():
+    with pytest.raises(TypeError, match=r"not generator.*list\(itertools.islice\(rows, 100\)\)"):
+        read(text for text in ROWS["text"])
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
@@ -211,6 +249,9 @@ def test_a_row_of_ten_megabytes_is_read_and_one_without_end_is_not(tmp_path, mon
     with pytest.raises(ValueError, match="a.jsonl:1: longer than 1 MB"):
         read(tmp_path / "a.jsonl")
     assert read(tmp_path / "a.jsonl", skip_bad=True)[:] == ["short"]
+    (tmp_path / "a.csv").write_text('text,id\n"' + "long " * 300_000 + '\nand on",1\nshort,2\n')
+    records = read(tmp_path / "a.csv", skip_bad=True)
+    assert records[:] == ["short"] and records.skipped == 1
 
 
 @pytest.mark.parametrize(
@@ -221,11 +262,29 @@ def test_a_row_of_ten_megabytes_is_read_and_one_without_end_is_not(tmp_path, mon
         (["text,id", "a,1", '"open,2'], "a.csv:3: unexpected end of data"),
         (["text,text", "a,1"], "a.csv:1: the header names a field twice"),
         (["id", "1"], "a.csv:2: found the fields \\['id'\\]"),
+        (["text,id", '"a', b'b\xff",1'], "a.csv:3: not UTF-8: byte 0xff at column 2"),
+        ([b"text,id\ra,1\rb,2"], "a.csv:1: a carriage return .* End lines with LF or CRLF"),
+        (["text,id", b"a\rb,1"], "a.csv:2: a carriage return"),
     ],
 )
 def test_a_wrong_row_of_a_csv_file_is_named_with_its_line(rows, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         read(lines(tmp_path / "a.csv", *rows))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'"ab\xff\ndef",resp',
+        b'"ab\nc\xffd\n""ef""",resp',
+        b'a\xff"b,resp',
+        b'"a\xff,b\n\xff",resp',
+    ],
+)
+def test_of_a_wrong_record_of_a_csv_file_nothing_is_a_row(bad, tmp_path):
+    path = lines(tmp_path / "a.csv", "prompt,response", "a,b", bad, "ok,fine")
+    records = read(path, skip_bad=True)
+    assert [row["prompts"] for row in records] == ["a", "ok"] and records.skipped == 1
 
 
 def test_what_is_wrong_in_a_million_lines_is_found_within_seconds(tmp_path):
@@ -251,6 +310,22 @@ def test_what_cannot_be_read_is_said_so(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(ValueError, match=r"of no kind that is read: .jsonl, "):
         read(tmp_path / "a.txt")
+
+
+def test_names_of_files_may_be_in_capitals(tmp_path):
+    lines(tmp_path / "A.JSONL", PAIR)
+    lines(tmp_path / "B.CSV", "prompt,response", "c,d")
+    assert [row["prompts"] for row in read(tmp_path)] == ["a", "c"]
+    assert len(read(tmp_path / "A.JSONL")) == len(read(tmp_path / "B.CSV")) == 1
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_array_of_rows_is_told_how_to_become_json_lines(indent, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([json.loads(PAIR)] * 2, indent=indent))
+    for skip_bad in (False, True):
+        with pytest.raises(ValueError, match=r"a.json.*JSON Lines.* `jq -c \".\[\]\" "):
+            read(path, skip_bad=skip_bad)
 
 
 def test_no_parquet_is_no_parquet(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,6 +94,20 @@ def test_colours_go_to_terminals_only_and_texts_cannot_steer_them(tokenizer, mon
     coloured = shown(rows, preprocessor, Terminal)
     assert "\x1b[1;32m⟦" in coloured and "\x1b[31m" not in coloured
     assert re.sub(r"\x1b\[[\d;]*m", "", coloured).splitlines()[2:] == plain.splitlines()[2:]
+
+
+def test_conversations_of_other_dialects_are_shown_as_they_are_trained_on(tokenizer):
+    parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}]
+    messages = [{"role": "developer", "content": parts}, *TALK["messages"][1:]]
+    preprocessor = GemmaCausalLMPreprocessor(tokenizer, 256, pack=True)
+    assert shown([messages, messages], preprocessor) == shown([TALK, TALK], preprocessor)
+
+
+def test_without_a_preprocessor_and_of_streams_nothing_is_shown_and_why_is_said(tokenizer):
+    with pytest.raises(ValueError, match="this model has none"):
+        shown(["a fox"], SimpleNamespace(preprocessor=None))
+    with pytest.raises(TypeError, match="not generator, .* give a list of them"):
+        shown((text for text in ["a fox"]), GemmaCausalLMPreprocessor(tokenizer, 24))
 
 
 def test_of_many_documents_the_first_are_taken(tokenizer):

@@ -119,6 +119,16 @@ def test_a_plan_of_whole_numbers_computes_what_their_floats_do(kind, mode):
     assert min(errors) <= 1e-5 and max(errors) <= 2e-2, errors
 
 
+@pytest.mark.skipif(kernels.found().used, reason="the kernels' activations are float32")
+def test_a_plan_of_whole_numbers_keeps_to_the_activations_of_its_model():
+    backbone = model(dtype="bfloat16", hidden_dim=128).backbone
+    backbone.quantize("int8")
+    planned = weights_for(backbone.stack, backbone.variables, True)
+    planned.refresh()
+    vectors = planned.stack(planned.arrays).token_embedding(ops.convert_to_tensor(IDS))
+    assert keras.backend.standardize_dtype(vectors.dtype) == "bfloat16"
+
+
 def round_activations(backbone):
     """Let all products read activations as the kernels do: 8 bits each, and a scale for every 32."""
 

@@ -12,7 +12,8 @@ def trained(remat, lora_dropout=None, **options):
     keras.utils.set_random_seed(3)
     model = GemmaCausalLM(loud(GemmaBackbone(**SIZES, **WINDOWED, **options), scale=0.2))
     if lora_dropout is not None:
-        model.backbone.enable_lora(2, dropout=lora_dropout)
+        targets = ["query", "value", "ffw_gating", "ffw_gating_2", "ffw_linear"]
+        model.backbone.enable_lora(2, targets, dropout=lora_dropout)
     model.compile(optimizer=keras.optimizers.SGD(0.1), remat=remat)
     ids = np.random.default_rng(1).integers(1, 96, (2, 13)).astype("int32")
     inputs = {"token_ids": ids[:, :-1], "padding_mask": np.ones((2, 12), "int32")}

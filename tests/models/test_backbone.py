@@ -7,6 +7,7 @@ from conftest import SIZES, WINDOWED, close, loud
 from keras import ops
 
 from keras_gemma import Gemma3Backbone, GemmaBackbone, GemmaCausalLM
+from keras_gemma.layers import TokenPooling, UnitLength
 
 EVERYTHING = {
     **WINDOWED,
@@ -128,6 +129,16 @@ def test_the_graph_can_be_taken_apart(backbone):
     assert tuple(stacked(batch)[1].shape) == (len(blocks), 1, 6, 24)
     head = keras.Model(model.input, keras.layers.Dense(2)(model(model.input)))
     assert tuple(head(batch).shape) == (1, 6, 2)
+
+
+def test_a_model_of_ones_own_over_the_graph_comes_back_the_same(backbone, tmp_path):
+    texts = TokenPooling("mean")(backbone.output, backbone.input["padding_mask"])
+    outputs = [keras.layers.Dense(3)(backbone.output[:, -1]), UnitLength()(texts)]
+    own = keras.Model(backbone.input, outputs)
+    batch = {"token_ids": np.array([random_ids(6)]), "padding_mask": np.ones((1, 6), "int32")}
+    own.save(tmp_path / "own.keras")
+    for old, new in zip(own(batch), keras.saving.load_model(tmp_path / "own.keras")(batch)):
+        assert (ops.convert_to_numpy(old) == ops.convert_to_numpy(new)).all()
 
 
 def test_a_clone_may_call_its_layers_differently(backbone):

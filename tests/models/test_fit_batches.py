@@ -215,3 +215,11 @@ def test_metrics_count_in_float32_whatever_keras_takes_by_default():
     finally:
         keras.config.set_floatx("float32")
     close([float(accuracy), float(perplexity["loss"])], [0.5, 2.0], 1e-6)
+
+
+def test_a_saved_model_is_compiled_as_its_backend_compiles(tokenizer, tmp_path):
+    model = make(tokenizer)
+    usual = model.jit_compile
+    model.compile(jit_compile=not usual)
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").jit_compile == usual

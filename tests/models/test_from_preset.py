@@ -1,5 +1,6 @@
 """`from_preset` of checkpoints that do not fit: told, or loaded as far as they go where that is asked."""
 
+import json
 import warnings
 
 import keras
@@ -9,11 +10,12 @@ from conftest import SIZES, loud
 from safetensors.numpy import load_file, save_file
 
 from keras_gemma import GemmaBackbone, GemmaCausalLM, export_checkpoint
-from keras_gemma.arrays import fetch
+from keras_gemma.arrays import fetch, nbytes
 from keras_gemma.presets import BadPresetError
 
 LOST = "model.layers.1.self_attn.q_proj.weight"
 NORM = "model.norm.weight"
+NAMES = "one", "more"
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,60 @@ def test_weights_that_are_no_numbers_are_refused_unless_asked_for(folder):
     assert np.flatnonzero(np.isnan(loaded["final_normalization/scale"])).tolist() == [3]
     task = GemmaCausalLM.from_preset(folder, check_finite=False)
     assert np.isnan(weights(task.backbone)["final_normalization/scale"]).any()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Registered(GemmaCausalLM):
+    """A user's."""
+
+
+class Unregistered(GemmaCausalLM):
+    """A user's that Keras isn't told of."""
+
+
+@pytest.mark.parametrize("kind, found", [(Registered, Registered), (Unregistered, GemmaCausalLM)])
+def test_a_class_of_ones_own_comes_back(first, tmp_path, kind, found):
+    kind(first).save_to_preset(tmp_path)
+    assert type(GemmaCausalLM.from_preset(tmp_path)) is found
+    assert type(kind.from_preset(tmp_path)) is kind
+    # Where the class is not known, here or in KerasHub, its base is.
+    task = json.loads((tmp_path / "task.json").read_text())
+    assert task["registered_name"] == "keras_hub>GemmaCausalLM"
+
+
+def test_a_backbone_of_ones_own_comes_back(first, tmp_path):
+    class Mine(GemmaBackbone):
+        """A user's."""
+
+    first.save_to_preset(tmp_path)
+    mine = Mine.from_preset(tmp_path)
+    mine.save_to_preset(tmp_path / "again")
+    assert type(Mine.from_preset(tmp_path / "again")) is Mine
+    assert type(GemmaBackbone.from_preset(tmp_path / "again")) is GemmaBackbone
+
+
+def test_weights_that_are_larger_than_a_file_may_be_come_in_several(first, tmp_path):
+    size = sum(map(nbytes, first.variables)) / 2**30
+    model = GemmaCausalLM(first)
+    model.save_to_preset(tmp_path / "one", max_shard_size=size)
+    model.save_to_preset(tmp_path / "more", max_shard_size=0.6 * size)
+    files = [sorted(path.name for path in (tmp_path / name).glob("*weights*")) for name in NAMES]
+    assert files[0] == ["model.weights.h5"]
+    assert files[1][0] == "model.weights.json" and len(files[1]) > 2
+    for name in NAMES:
+        loaded = weights(GemmaCausalLM.from_preset(tmp_path / name).backbone)
+        for path, array in weights(first).items():
+            np.testing.assert_array_equal(loaded[path], array)
+
+
+def test_a_model_without_an_optimizer_is_saved_and_loaded(first, tmp_path):
+    model = GemmaCausalLM(first)
+    model.compile(optimizer=None)
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").optimizer is None
+
+
+def test_a_summary_takes_keras_arguments_in_their_order(first):
+    lines = []
+    GemmaCausalLM(first).summary(100, None, lines.append)
+    assert max(map(len, "".join(lines).splitlines())) <= 100

@@ -186,3 +186,14 @@ def test_nothing_to_add_gives_the_prompt_back(model):
     assert model.generate_ids(PROMPTS[0], max_new_tokens=0, stop_token_ids=None) == []
     out = model.generate(arrays(PROMPTS[:1], 3), stop_token_ids=None)
     assert out["token_ids"].tolist() == [PROMPTS[0]]
+
+
+@pytest.mark.once
+def test_one_string_in_an_array_gives_one_string():
+    bundled = GemmaCausalLM.from_preset("gemma_tiny_en")
+    keywords = {"max_new_tokens": 2, "stop_token_ids": None}
+    expected = bundled.generate("The", **keywords)
+    # As NumPy has it, and as TensorFlow's scalars come.
+    for one in (np.array("The"), np.array(b"The", object)):
+        assert bundled.generate(one, **keywords) == expected
+        assert bundled.generate(one[None], **keywords) == [expected]

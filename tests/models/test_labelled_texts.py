@@ -28,7 +28,7 @@ def test_every_text_comes_once_with_its_label(order, preprocessor):
         for row, label in zip(ids, labels):
             assert np.trim_zeros(row).tolist() == preprocessor.rows(TEXTS[label : label + 1])[0]
         assert (data.places == labels).all()
-        data.on_epoch_end()
+        data.epoch += 1
 
 
 def test_rows_are_as_wide_as_their_batch_needs(preprocessor):
@@ -45,11 +45,29 @@ def test_epochs_differ_and_a_seed_repeats_them(preprocessor):
         np.random.seed(5)
         data = LabelledTexts(preprocessor, TEXTS, batch_size=8, order="shuffled")
         first = data.places
-        data.on_epoch_end()
+        data.epoch = 1
         return first.tolist(), data.places.tolist()
 
     first, second = orders()
     assert first != second and orders() == (first, second)
+
+
+def test_an_order_follows_from_seed_and_epoch_alone(preprocessor):
+    options = {"batch_size": 8, "order": "shuffled"}
+    data, other = (LabelledTexts(preprocessor, TEXTS, seed=seed, **options) for seed in (3, 4))
+    for data.epoch in range(3):
+        wanted = data.places.tolist()
+    assert other.places.tolist() != wanted
+    other.seed, other.epoch = 3, 2
+    assert other.places.tolist() == wanted
+
+
+def test_what_it_holds_is_known_again(preprocessor):
+    def hashed(texts=TEXTS, labels=range(101)):
+        return LabelledTexts(preprocessor, texts, labels).fingerprint()
+
+    assert hashed() == hashed()
+    assert len({hashed(), hashed(["b", *TEXTS[1:]]), hashed(labels=range(1, 102))}) == 3
 
 
 def test_a_group_is_never_parted(preprocessor):

@@ -171,6 +171,48 @@ def test_merged_and_unmerged_models_compute_the_same():
     np.testing.assert_array_equal(logits(lm), before)
 
 
+def numbers(backbone):
+    return {
+        (layer.path, name, part): np.array(keras.ops.convert_to_numpy(variable))
+        for layer in backbone._dense_layers()
+        for name, branch in layer.branches.items()
+        for part, variable in enumerate(branch.variables)
+    }
+
+
+def test_whichever_adapter_takes_part_is_trained_and_no_other(tmp_path):
+    lm = model(num_layers=1)
+    lm.backbone.enable_lora(2, name="a")
+    drawn(lm.backbone)
+    lm.backbone.save_lora_weights(tmp_path / "a.lora.h5")
+    lm.backbone.enable_lora(3, ["query", "ffw_linear"], name="b")
+    drawn(lm.backbone)
+    lm.backbone.load_lora_weights(tmp_path / "a.lora.h5", name="c")
+    for name in ("a", "b", "c", "a"):
+        lm.backbone.set_lora(name)
+        lm.compile(optimizer=keras.optimizers.SGD(0.1))
+        assert len(lm.trainable_variables) == len(lm.backbone.trainable_variables) == 4
+        before = numbers(lm.backbone)
+        lm.train_on_batch(BATCH, IDS)
+        after = numbers(lm.backbone)
+        moved = {place for place in before if (before[place] != after[place]).any()}
+        assert moved == {place for place in before if place[1] == name}
+
+
+def test_an_adapter_that_was_frozen_is_trained_once_it_is_chosen_again():
+    backbone = model(num_layers=1).backbone
+    backbone.enable_lora(2)
+    for others in ([None], [], ["default"]):
+        backbone.trainable = False
+        for name in [*others, "default"]:
+            backbone.set_lora(name)
+        assert trained_layers(backbone) == ["query", "value"]
+        assert len(backbone.trainable_variables) == 4
+    backbone.trainable = True
+    backbone.set_lora("default")
+    assert len(backbone.trainable_variables) == 4
+
+
 # --- generation ---
 
 
@@ -231,6 +273,8 @@ def test_what_cannot_be_is_refused(tmp_path):
     backbone = model().backbone
     with pytest.raises(ValueError, match="no layer 'q_proj' to adapt; there are query, key"):
         backbone.enable_lora(2, ["query", "q_proj"])
+    with pytest.raises(ValueError, match="target_layer_names is empty, which would adapt nothing"):
+        backbone.enable_lora(2, [])
     with pytest.raises(ValueError, match="rank must be"):
         backbone.enable_lora(0)
     with pytest.raises(ValueError, match="name is letters"):
@@ -254,6 +298,16 @@ def test_what_cannot_be_is_refused(tmp_path):
     quantized = adapted("int8").backbone
     with pytest.raises(ValueError, match="holds int8, too coarse .*load the base as floats"):
         quantized.merge_lora()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    backbone = model(num_layers=1).backbone
+    backbone.enable_lora(np.int64(2), alpha=np.float32(8), dropout=np.float32(0.5))
+    options = backbone._layers_of("default")[0].branches["default"].options
+    assert [type(x) for x in (options.rank, options.alpha, options.dropout)] == [int, float, float]
+    assert options.scale == 4
+    backbone.save_lora_weights(tmp_path, format="peft")
+    backbone.load_lora_weights(tmp_path, name="again")
 
 
 def test_gemma_3_is_adapted_alike():

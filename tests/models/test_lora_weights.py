@@ -47,6 +47,29 @@ def test_a_callback_saves_while_fit_runs(tmp_path):
     assert not np.allclose(*made)
 
 
+def test_a_callback_asks_for_weights_within_an_epoch(tmp_path):
+    """By the name of a model or of a part of it, whose weights Keras on JAX holds apart then."""
+
+    def asking(batch, logs):
+        lm.backbone.save_lora_weights(tmp_path / "a.lora.h5")
+        lm.save_to_preset(tmp_path / "preset")
+        asked.append([lm.score(IDS), lm.evaluate(BATCH, IDS, verbose=0)])
+
+    lm, asked, losses = model(num_layers=1), [], []
+    for callbacks in ([], [keras.callbacks.LambdaCallback(on_train_batch_end=asking)]):
+        lm = model(num_layers=1)
+        keras.utils.set_random_seed(1)
+        lm.backbone.enable_lora(2)
+        lm.compile(optimizer=keras.optimizers.SGD(0.05))
+        lm.fit(BATCH, IDS, batch_size=1, callbacks=callbacks, shuffle=False, verbose=0)
+        losses.append(logits(lm))
+    assert len(asked) == 2
+    close(*losses, 1e-6)
+    fresh = model(num_layers=1)
+    fresh.backbone.load_lora_weights(tmp_path / "a.lora.h5")
+    close(logits(fresh), logits(lm), 1e-6)
+
+
 def test_saved_models_have_the_adapter_in_their_kernels(tmp_path):
     """As KerasHub's: what is loaded is plain, and computes the same."""
     lm = adapted(use_dora=True, target_layer_names=list(TARGETS))

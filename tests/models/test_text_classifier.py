@@ -12,6 +12,7 @@ from keras_gemma import GemmaBackbone, GemmaCausalLM, GemmaTextClassifier
 from keras_gemma import GemmaTextClassifierPreprocessor as Preprocessor
 from keras_gemma.optimizers import AdamW
 from keras_gemma.presets import BadPresetError
+from keras_gemma.training import Checkpoint
 
 TEXTS = ["The cat sat.", "A dog ran away.", "Birds sing.", "Rain."]
 LABELS = [0, 1, 2, 0]
@@ -61,6 +62,31 @@ def test_fit_learns_from(kind, tokenizer):
     history = model.fit(**KINDS[kind](), epochs=10, verbose=0).history
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert history["accuracy"][-1] > 0.7
+
+
+def test_a_run_that_was_stopped_ends_with_the_very_numbers(tokenizer, tmp_path):
+    texts = [text * (1 + n % 3) for n, text in enumerate(TEXTS * 3)]
+
+    def fit(model, folder, *others, **options):
+        checkpoint = Checkpoint(tmp_path / folder, every=1, **options)
+        callbacks = [checkpoint, *others]
+        model.fit(texts, LABELS * 3, 4, epochs=3, verbose=0, callbacks=callbacks)
+        return [np.array(weight) for weight in model.get_weights()]
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = self.model.fit_run.step == 5
+
+    whole = fit(make(tokenizer), "whole")
+    fit(make(tokenizer), "a", Stop())
+    again = make(tokenizer, seed=7)
+    for got, wanted in zip(fit(again, "a", resume=True), whole, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    with pytest.raises(ValueError, match="of another model: pooling_mode last there, mean here"):
+        fit(make(tokenizer, pooling_mode="mean"), "a", resume=True)
+    texts[0] = "Another text."
+    with pytest.raises(ValueError, match="over other data: sha256"):
+        fit(make(tokenizer), "a", resume=True)
 
 
 @pytest.mark.parametrize("pooling_mode", ["last", "mean"])

@@ -88,6 +88,13 @@ def test_clipping_by_the_global_norm_scales_all_gradients_alike():
         )
 
 
+def test_what_is_no_norm_clips_nothing():
+    got, expected = (
+        trained(AdamW(1e-2, global_clipnorm=norm), weight(), 2) for norm in (-1.0, None)
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
 def map_tensors(arrays):
     return [ops.convert_to_tensor(a.astype("float32")) for a in arrays]
 

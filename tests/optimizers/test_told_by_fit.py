@@ -227,6 +227,13 @@ def test_where_fit_knows_that_a_run_begins_it_does_so_in_the_middle_of_another()
     assert rates(optimizer, range(2, 7)) == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
+def test_a_run_too_short_for_one_update_is_told():
+    optimizer = AdamW(1.0, gradient_accumulation_steps=5)
+    with pytest.warns(UserWarning, match="steps=5 makes an update .* this run has 4: no weight"):
+        set_total_steps(optimizer, 4)
+    assert not set_total_steps(optimizer, 5)
+
+
 def test_a_total_that_was_given_and_a_plain_rate_are_left_alone():
     fixed = AdamW(schedules.Linear(1.0, total_steps=4))
     assert not set_total_steps(fixed, 100)

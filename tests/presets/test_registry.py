@@ -5,7 +5,7 @@ import pytest
 from hub_examples import HUGGING_FACE, KERAS, hub_fixture
 from hub_server import refusing
 
-from keras_gemma import presets
+from keras_gemma import Gemma3Backbone, GemmaBackbone, GemmaCausalLM, presets
 from keras_gemma.conversion.description import describe
 from keras_gemma.presets import registry
 
@@ -231,3 +231,18 @@ def test_the_readme_is_the_one_that_the_cards_make():
     assert (registry.root() / "README.md").read_text() == table.page(), (
         "run python -m keras_gemma.presets.table"
     )
+
+
+def test_a_class_lists_the_presets_of_its_family():
+    """As in KerasHub: a dict of the class, not a function."""
+    from keras_gemma.text import Gemma3Tokenizer, GemmaCausalLMPreprocessor, GemmaTokenizer
+
+    hub = pytest.importorskip("keras_hub")
+    for ours, theirs in ((GemmaBackbone, "GemmaBackbone"), (Gemma3Backbone, "Gemma3Backbone")):
+        published = set(getattr(hub.models, theirs).presets)
+        named = {name for name in ours.presets if not registry.is_bundled(name)}
+        assert named <= published and len(named) >= 10
+    assert GemmaBackbone.presets["gemma_2b_en"] == registry.card("gemma_2b_en")
+    for cls in (GemmaCausalLM, GemmaCausalLMPreprocessor, GemmaTokenizer):
+        assert cls.presets.keys() == GemmaBackbone.presets.keys()
+    assert Gemma3Tokenizer.presets.keys() == Gemma3Backbone.presets.keys()

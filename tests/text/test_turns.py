@@ -77,6 +77,16 @@ def test_assistant_is_another_word_for_model(tokenizer):
     assert encode_turns(tokenizer, talk) == encode_turns(tokenizer, [user("a"), model("b")])
 
 
+def test_the_dialect_of_chat_completions_is_read(any_tokenizer):
+    parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief.\n"}]
+    for content in (parts, tuple(parts)):
+        talk = [{"role": "developer", "content": content}, *TALK]
+        awaited = [{"role": "system", "content": "Be brief.\n"}, *TALK]
+        assert encode_turns(any_tokenizer, talk) == encode_turns(any_tokenizer, awaited)
+    none = {**TALK[1], "tool_calls": None, "function_call": None}
+    assert encode_turns(any_tokenizer, [TALK[0], none]) == encode_turns(any_tokenizer, TALK[:2])
+
+
 def test_no_message_can_start_or_end_a_turn(any_tokenizer):
     random_ = random.Random(3)
     start, end = any_tokenizer.start_of_turn_token_id, any_tokenizer.end_of_turn_token_id
@@ -114,7 +124,22 @@ def test_turns_come_back_as_messages(any_tokenizer):
         (["hello"], TypeError, "Message 0 must have .* and is str"),
         ([user(3)], TypeError, "content of message 0 must be a text, not int"),
         ([user("a"), model(None)], TypeError, "content of message 1"),
-        ([user("lone \ud800")], ValueError, "lone surrogate"),
+        ([user("lone \ud800")], ValueError, "content of message 0 holds a lone surrogate"),
+        ([user([{"type": "image_url"}])], ValueError, "a part of the type 'image_url'; awaited"),
+        ([user([{"type": "text"}])], TypeError, "a part whose text is NoneType"),
+        ([user(["text"])], TypeError, "a part that is 'text'; awaited were parts .* message 0"),
+        (
+            [user("a"), {**model(None), "tool_calls": [{"id": "1"}]}],
+            ValueError,
+            "1 has 'tool_calls'",
+        ),
+        (
+            [user("a"), {"role": "tool", "content": "b"}],
+            ValueError,
+            "Message 1 has the role 'tool'",
+        ),
+        ([user("a"), {**model("b"), "weight": 1e39}], ValueError, "no more than float32 holds"),
+        ([user("a"), {**model("b"), "weight": 10**400}], ValueError, "no more than float32 holds"),
         ("hello", TypeError, "list of messages, not str"),
         (user("a"), TypeError, "list of messages, not dict"),
         (None, TypeError, "list of messages, not NoneType"),

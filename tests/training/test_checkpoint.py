@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from training.runs import KillAt, Killed, fit, losses, numbers, saved
 
-from keras_gemma.training import Checkpoint
+from keras_gemma.training import Checkpoint, receipt
 
 STEPS = 8
 
@@ -78,17 +78,35 @@ def test_other_data_are_refused_and_what_differs_is_told(model, texts, tmp_path)
 
 @pytest.mark.once
 def test_another_model_is_refused_and_what_differs_is_told(new_model, texts, tmp_path):
+    def resumed(told, model):
+        with pytest.raises(ValueError, match=f"is of another model: {told}. Give the model"):
+            fit(model, texts, tmp_path, resume=True)
+
     fit(new_model(), texts, tmp_path, epochs=1)
-    with pytest.raises(
-        ValueError, match=r"ffw_gating/kernel has shape \(24, 32\), here \(24, 64\)"
-    ):
-        fit(new_model(intermediate_dim=128), texts, tmp_path, resume=True)
-    with pytest.raises(ValueError, match="its weights are 11 variables, here they are 20"):
-        fit(new_model(num_layers=2), texts, tmp_path, resume=True)
+    resumed("intermediate_dim 64 there, 128 here", new_model(intermediate_dim=128))
+    resumed("final_logit_soft_cap None there, 3.0 here", new_model(final_logit_soft_cap=3.0))
+    resumed("dtype float32 there, bfloat16 here", new_model(dtype="bfloat16"))
     model = new_model()
-    model.compile(optimizer=keras.optimizers.SGD(0.1))
-    with pytest.raises(ValueError, match="its optimizer are 24 variables, here they are 2"):
-        fit(model, texts, tmp_path, resume=True)
+    model.compile(optimizer=keras.optimizers.AdamW(0.1))
+    resumed("optimizer AdamW of keras_gemma there, AdamW of keras here", model)
+    model = new_model()
+    model.backbone.token_embedding.trainable = False
+    model.compile()
+    resumed("its optimizer are 24 variables, here they are 22", model)
+
+
+@pytest.mark.once
+def test_adapters_of_another_scale_are_another_model(new_model, texts, tmp_path):
+    def adapted(**options):
+        model = new_model()
+        model.backbone.enable_lora(2, **options)
+        model.compile()
+        return model
+
+    fit(adapted(), texts, tmp_path, epochs=1)
+    for options in ({"alpha": 8}, {"use_rslora": True}):
+        with pytest.raises(ValueError, match=r"is of another model: adapters \["):
+            fit(adapted(**options), texts, tmp_path, resume=True)
 
 
 @pytest.mark.once
@@ -140,6 +158,13 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(model, texts, 
     with pytest.warns(UserWarning, match="step_00000005.*truncated.*before it is taken"):
         fit(model.again(), texts, tmp_path / "a", resume=True)
     assert numbers(model) == whole[0]
+    for path in newest.parent.iterdir():
+        path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="The checkpoint before it is taken"),
+        pytest.raises(ValueError, match="holds a run already, and its checkpoints are damaged"),
+    ):
+        fit(model.again(), texts, tmp_path / "a", resume=True)
 
 
 @pytest.mark.once
@@ -179,6 +204,43 @@ def test_a_signal_lets_the_step_end_and_saves_it(model, texts, tmp_path, whole, 
     assert saved(tmp_path / "a") == ["step_00000006"]
     fit(model.again(), texts, tmp_path / "a", resume=True)
     assert numbers(model) == whole[0]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_signal_while_validating_does_not_wait_for_its_end(model, texts, tmp_path, every):
+    class Send(keras.callbacks.Callback):
+        tested = 0
+
+        def on_test_batch_begin(self, batch, logs=None):
+            self.tested += 1
+            if self.tested == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    options, send = {"validation_data": texts, "every": every, "best": "val_loss"}, Send()
+    history = fit(model, texts, tmp_path / "whole", **options).history
+    whole = numbers(model), losses(tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        fit(model.again(), texts, tmp_path / "a", send, **options)
+    assert send.tested == 1 and saved(tmp_path / "a")[-1] == "step_00000004"
+    again = fit(model.again(77), texts, tmp_path / "a", resume=True, **options).history
+    assert (numbers(model), losses(tmp_path / "a"), again) == (*whole, history)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(
+    model, texts, tmp_path, whole, held_out
+):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = self.model.fit_run.step == 2
+
+    options = {"validation_data": texts[:5], "best": "val_loss"} if held_out else {}
+    fit(model.again(), texts, tmp_path / "a", Stop(), every=100, **options)
+    assert saved(tmp_path / "a") == ["step_00000002"]
+    fit(model.again(77), texts, tmp_path / "a", resume=True, every=100, **options)
+    assert (numbers(model), losses(tmp_path / "a")) == whole
 
 
 @pytest.mark.once
@@ -254,6 +316,59 @@ def test_a_data_set_that_shuffles_by_itself_goes_on_in_its_order(model, texts, t
             fit(model.again(), Pairs(), tmp_path / f"{step}", KillAt(step), batch_size=None)
         fit(model.again(77), Pairs(), tmp_path / f"{step}", batch_size=None, resume=True)
         assert numbers(model) == whole, step
+
+
+@pytest.mark.once
+def test_arrays_go_on_in_their_order_and_others_are_refused(model, texts, tmp_path):
+    def arrays_of(texts):
+        x, y, weights = model.preprocessor(texts)
+        return {name: np.asarray(part) for name, part in x.items()}, y, np.asarray(weights)
+
+    def run(folder, *others, texts=texts, **more):
+        x, y, weights = arrays_of(texts)
+        options = {"y": np.asarray(y), "sample_weight": weights, "shuffle": True, **more}
+        return fit(model, x, tmp_path / folder, *others, **options)
+
+    model.again()
+    run("whole")
+    whole = numbers(model)
+    model.again()
+    with pytest.raises(Killed):
+        run("a", KillAt(6))
+    with pytest.raises(ValueError, match="over other data: sha256"):
+        run("a", texts=texts[::-1], resume=True)
+    model.again(77)
+    with pytest.warns(UserWarning, match="can't seek"):
+        run("a", resume=True)
+    assert numbers(model) == whole
+
+
+@pytest.mark.once
+def test_a_run_that_had_ended_keeps_its_receipt(model, texts, tmp_path):
+    fit(model, texts, tmp_path)
+    before = receipt.read(tmp_path)
+    fit(model.again(), texts, tmp_path, resume=True)
+    assert before["logs"] and receipt.read(tmp_path)["logs"] == before["logs"]
+
+
+@pytest.mark.once
+def test_a_best_that_does_not_come_is_told_once(model, texts, tmp_path):
+    with pytest.warns(UserWarning, match="reports .*loss.*, and no 'val_los': no") as told:
+        fit(model, texts, tmp_path, best="val_los")
+    assert len([warning for warning in told if "val_los" in str(warning.message)]) == 1
+
+
+@pytest.mark.once
+def test_a_model_of_others_is_refused(tmp_path):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    with pytest.raises(TypeError, match="this Sequential is none of them"):
+        model.fit(np.ones((2, 1)), np.ones((2, 1)), verbose=0, callbacks=[Checkpoint(tmp_path)])
+
+
+@pytest.mark.once
+def test_a_number_of_numpy_is_an_interval():
+    assert Checkpoint("runs/a", every=np.int64(5))._steps == 5
 
 
 @pytest.mark.once

@@ -53,6 +53,25 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     assert kept.best_path() == kept.paths()[-1]
 
 
+def test_nan_is_never_the_best(tmp_path):
+    kept = files.CheckpointFiles(tmp_path, 1, ("val_loss", 1))
+    for step, value in enumerate([2.0, float("nan"), 3.0], 1):
+        kept.write(snapshot(step, val_loss=value))
+    kept.wait()
+    assert [path.stem[-1] for path in kept.paths()] == ["3", "1"]
+
+
+@pytest.mark.parametrize("byte", [b"\xff", b"}"])
+def test_a_state_that_can_t_be_read_is_damage_and_the_one_before_is_taken(tmp_path, byte):
+    kept = files.CheckpointFiles(tmp_path, 3)
+    for step in (1, 2):
+        files.write(tmp_path / f"step_{step:08}.safetensors", snapshot(step))
+    newest = kept.paths()[0]
+    newest.write_bytes(newest.read_bytes().replace(b'"step"', byte + b'step"'))
+    with pytest.warns(UserWarning, match="its state can't be read. The checkpoint before it is"):
+        assert kept.newest() == kept.paths()[1]
+
+
 def test_a_full_disk_is_told_in_bytes_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     kept = files.CheckpointFiles(tmp_path, 3)
     kept.write(snapshot(1))

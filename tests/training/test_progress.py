@@ -4,17 +4,21 @@ import json
 import math
 
 import keras
+import numpy as np
 import pytest
 from training.runs import fit
 
+from keras_gemma.training import Progress, run_log
 from keras_gemma.training.flops import product_rate, training_flops
 
 
 def test_each_line_of_the_log_tells_where_the_run_stands(model, texts, tmp_path):
-    told = []
-    history = fit(
-        model, texts, tmp_path, log_every=2, report=told.append, validation_data=texts[:4]
+    told, weights = [], []
+    weighing = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: weights.append(model.fit_run.weight)
     )
+    options = {"log_every": 2, "report": told.append, "validation_data": texts[:4]}
+    history = fit(model, texts, tmp_path, weighing, **options)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines == told
     steps = [record for record in lines if "loss" in record]
@@ -25,11 +29,40 @@ def test_each_line_of_the_log_tells_where_the_run_stands(model, texts, tmp_path)
         assert record["tokens_per_second"] > 0 and 0 < record["flops_share"] < 1
         assert record["memory"] > 10e6
     assert steps[-1]["seconds_left"] == 0
-    # What Keras tells of an epoch is the mean of what was told of its steps.
-    means = [(a["loss"] + b["loss"]) / 2 for a, b in (steps[:2], steps[2:])]
+    # What Keras tells of an epoch is the mean of what was told of its steps, over tokens.
+    assert len(set(weights)) > 1 and sum(weights) == 2 * model.data_report.labels
+    tokens = np.reshape(weights, (4, 2)).sum(1)
+    means = np.average(np.reshape([r["loss"] for r in steps], (2, 2)), 1, tokens.reshape(2, 2))
     assert history.history["loss"] == pytest.approx(means, rel=1e-6)
     held_out = [record["val_loss"] for record in lines if "val_loss" in record]
     assert held_out == history.history["val_loss"]
+
+
+@pytest.mark.once
+def test_a_second_fit_is_told_as_if_it_were_the_first(model, texts):
+    told, weights = [], []
+    progress = Progress(told.append, every=3)
+    weighing = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: weights.append(model.fit_run.weight)
+    )
+    for epochs in (1, 2):
+        told.clear()
+        weights.clear()
+        history = model.fit(
+            texts, batch_size=4, epochs=epochs, verbose=0, callbacks=[progress, weighing]
+        ).history
+    assert [record["step"] for record in told] == [3, 6, 8]
+    tokens = [sum(weights[:3]), sum(weights[3:6]), sum(weights[6:])]
+    whole = np.average([record["loss"] for record in told], weights=tokens)
+    assert whole == pytest.approx(sum(history["loss"]) / 2, rel=1e-6)
+
+
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_the_last_steps_of_data_that_do_not_tell_their_number_are_told(model, texts, tmp_path):
+    batches = (model.preprocessor(texts[:4]) for _ in range(3))
+    fit(model, batches, tmp_path, epochs=1, batch_size=None, log_every=20)
+    assert [record["step"] for record in run_log.read(tmp_path)] == [3]
 
 
 def test_operations_are_those_of_each_product(model):

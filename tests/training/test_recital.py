@@ -1,5 +1,7 @@
 """A model recites what it was trained on until it knew it by heart, and nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,17 @@ def test_short_texts_are_halved_or_left_out_and_counted(model, texts):
     found = canary(model, ["a", *texts[:3]])
     assert (found.skipped, found.checked, found.shortened) == (1, 3, 3)
     assert "1 shorter than 16 tokens left out" in str(found)
+
+
+@pytest.mark.once
+def test_it_takes_what_fit_takes(model, texts, tmp_path):
+    texts, path = texts[:3], tmp_path / "rows.jsonl"
+    rows = [{"prompt": text, "response": text} for text in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"prompts": texts, "responses": texts}
+    found = {canary(model, data) for data in (rows, columns, path)}
+    assert len(found) == 1 and found.pop().checked == 3
+    assert canary(model, [{"text": text} for text in texts]) == canary(model, texts)
 
 
 @pytest.mark.once

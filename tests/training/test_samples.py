@@ -32,6 +32,10 @@ def test_by_default_they_are_printed_after_each_epoch(model, texts, capsys):
     assert capsys.readouterr().out.count("the hen") == 2
 
 
+def test_a_text_is_one_prompt():
+    assert Samples("The fox").prompts == ["The fox"]
+
+
 @pytest.mark.parametrize("every", [0, "step", 1.5])
 def test_an_interval_that_is_none_is_told(every):
     with pytest.raises(ValueError, match="steps or 'epoch'"):
