@@ -67,6 +67,7 @@ def final_loss(recipe, dtype, folder):
     return held_out_loss(folder / "preset", dtype)
 
 
+@pytest.mark.filterwarnings("ignore:64 of 64 documents were longer than a row")
 @pytest.mark.parametrize(
     "changes",
     [
