@@ -108,9 +108,8 @@ class GemmaDecoderBlock(BlockFormula, keras.layers.Layer):
 
     def gate_and_value(self, x_BTD, training):
         # Said in so many words: where a block is computed again, Keras knows nothing of a call around it.
-        return self.gating_ffw(x_BTD, training=training), self.gating_ffw_2(
-            x_BTD, training=training
-        )
+        gate_BTF = self.gating_ffw(x_BTD, training=training)
+        return gate_BTF, self.gating_ffw_2(x_BTD, training=training)
 
     def compute_output_spec(self, x_BTD, positions, cache=(), training=False):
         return keras.KerasTensor(x_BTD.shape, self.compute_dtype), cache

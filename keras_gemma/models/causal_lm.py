@@ -133,9 +133,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             raise ValueError(f"prefix_bytes must be 0 or more, or None, not {prefix_bytes!r}.")
         self.sampler, self.plan, self.cache = samplers.get(sampler), plan, cache
         check_draft(draft)
-        self.prefix_bytes, self.remat = prefix_bytes, remat
-        for block in self.backbone.transformer_layers:
-            block.remat = remat
+        self.prefix_bytes = prefix_bytes
+        self._set_remat(remat)
         self._get_draft = lambda: draft  # as an attribute, Keras would make it a part of this model
         self._generation_engine = None  # it is built for one sampler, plan and cache
 

@@ -197,6 +197,11 @@ class PresetTask(Quantizable, PresetModel):
             kwargs["callbacks"] = [_GivesValuesBack(), *callbacks]
         return super().fit(*args, **kwargs)
 
+    def _set_remat(self, remat):
+        self.remat = remat
+        for block in self.backbone.transformer_layers:
+            block.remat = remat
+
     def _preset_options(self):
         """What `task.json` says beside the parts."""
         return {name: getattr(self, name) for name in ("name", *self.options)}

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
-from keras_gemma.models.trained_head import TrainedHead
+from keras_gemma.models.text_head import TextHead
 from keras_gemma.optimizers import AdamW
 from keras_gemma.text import Gemma3TextClassifierPreprocessor, GemmaTextClassifierPreprocessor
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class GemmaTextClassifier(TrainedHead):
+class GemmaTextClassifier(TextHead):
     """Gemma with a score for each class in place of one for each token.
 
     The head computes in float32 whatever the backbone does.

@@ -10,7 +10,7 @@ from keras_gemma.layers import UnitLength
 from keras_gemma.models.backbone import Gemma3Backbone, GemmaBackbone
 from keras_gemma.models.in_batch_negatives import InBatchNegatives
 from keras_gemma.models.labelled_texts import LabelledTexts
-from keras_gemma.models.trained_head import TrainedHead
+from keras_gemma.models.text_head import TextHead
 from keras_gemma.optimizers import AdamW
 from keras_gemma.text import Gemma3TextEmbedderPreprocessor, GemmaTextEmbedderPreprocessor
 
@@ -18,7 +18,7 @@ PAIRS = {"queries", "documents"}
 
 
 @keras.saving.register_keras_serializable(package="keras_gemma")
-class GemmaTextEmbedder(TrainedHead):
+class GemmaTextEmbedder(TextHead):
     """Gemma as a reader that gives one float32 vector a text, whatever stands beside it in a batch.
 
     `fit` takes `{"queries": [...], "documents": [...]}`, the n-th document being what the n-th query

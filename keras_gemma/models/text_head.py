@@ -1,6 +1,7 @@
 """What models have in common that read a text whole: one output a text, not one a token."""
 
 import functools
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,8 @@ from keras_gemma.presets import BadPresetError, bundle, registry
 from keras_gemma.presets.registry import PARTS
 
 TASK, WEIGHTS = "task.json", "task.weights.h5"
+_OF_KERAS = {"name", "trainable", "dtype"}
+_OF_PRESETS = {"preset", "load_weights", "strict", "check_finite", "backbone", "preprocessor"}
 
 
 class TextHead(PresetTask):
@@ -37,6 +40,7 @@ class TextHead(PresetTask):
 
     def __init__(self, backbone: Any, preprocessor: Any, head: Any, pooling_mode: str, **kwargs):
         """`head` makes the outputs of pooled hidden states, one vector a text."""
+        self._check_known(kwargs, _OF_KERAS)
         inputs = backbone.input
         pooled = TokenPooling(pooling_mode, name="pooling")(
             backbone(inputs), inputs["padding_mask"]
@@ -46,6 +50,21 @@ class TextHead(PresetTask):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.pooling_mode = pooling_mode
+
+    @classmethod
+    def _check_known(cls, given, known):
+        if unknown := sorted({*given} - known - {*cls.options}):
+            raise TypeError(
+                f"{cls.__name__} takes no argument {unknown[0]!r}. Beside its parts it takes "
+                f"{', '.join(cls.options)}; name, trainable and dtype as Keras's models do."
+            )
+
+    def compile(self, *, remat: bool = False, **kwargs: Any):
+        super().compile(**kwargs)
+        self._set_remat(remat)
+
+    def get_compile_config(self):
+        return {**super().get_compile_config(), "remat": self.remat}
 
     # --- texts and labels ---
 
@@ -62,6 +81,7 @@ class TextHead(PresetTask):
             **kwargs: as in `keras.Model.fit`: `validation_data`, `class_weight`, ...
         """
         self._warn_of_standstill()
+        self._check_labels(x, y)
         x, y, weights = _columns(x, y, kwargs.pop("sample_weight", None))
         validation = kwargs.pop("validation_data", None)
         shuffle = kwargs.setdefault("shuffle", not is_tf_dataset(x))
@@ -82,6 +102,7 @@ class TextHead(PresetTask):
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs: Any):
         """Loss and metrics on texts with labels, given as to `fit`."""
+        self._check_labels(x, y)
         data = self._data(*_columns(x, y, sample_weight), batch_size, "by length")
         with keeping_values(self, kwargs):
             return super().evaluate(**data, **kwargs)
@@ -95,8 +116,16 @@ class TextHead(PresetTask):
             found = found[np.argsort(data["x"].places)]
         return found
 
+    def _check_labels(self, x, y):
+        texts = x[-1] if isinstance(x, tuple) and x else x
+        if self.loss is not None and y is None and is_text(texts):
+            raise ValueError(
+                "Texts came without labels, and the loss needs them: fit(texts, labels), or a tuple of both."
+            )
+
     def _is_text(self, x):
-        return is_text(x)
+        # What reads texts tells what else there is in a list.
+        return is_text(x) or (isinstance(x, list) and (not x or x[0] is None))
 
     def _data(self, x, y, weights, batch_size, order):
         """What Keras is given of what a user gave: `x`, `y`, `sample_weight`, `batch_size`."""
@@ -130,6 +159,8 @@ class TextHead(PresetTask):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):
+        of_backbone = {*inspect.signature(cls.backbone_class.__init__).parameters} - {"kwargs"}
+        cls._check_known(kwargs, _OF_KERAS | _OF_PRESETS | of_backbone)
         folder = registry.folder(preset, PARTS if load_weights else PARTS_WITHOUT_WEIGHTS)
         saved = cls._saved_options(folder)
         if "num_classes" in cls.options and "num_classes" not in {**saved, **kwargs}:
