@@ -7,7 +7,6 @@ take no memory before, and one array beside them while they are.
 import ctypes
 import functools
 import math
-import os
 import sys
 from typing import Any
 
@@ -244,43 +243,6 @@ def device_kind() -> str:
     import tensorflow as tf
 
     return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
-
-
-def memory() -> int | None:
-    """Bytes of memory of the device that arrays are made on; `None` where it doesn't say."""
-    name = keras.backend.backend()
-    if name == "jax":
-        import jax
-
-        if stats := jax.local_devices()[0].memory_stats():
-            return stats.get("bytes_limit")
-    if name == "torch" and device_kind() == "gpu":
-        import torch
-
-        return torch.cuda.mem_get_info()[1]
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
-def memory_used() -> int:
-    """Bytes of memory in use: of an accelerator as far as it tells, else of this process."""
-    name = keras.backend.backend()
-    if name == "jax":
-        import jax
-
-        if stats := jax.local_devices()[0].memory_stats():
-            return stats["bytes_in_use"]
-    if name == "torch" and device_kind() == "gpu":
-        import torch
-
-        return torch.cuda.memory_allocated()
-    if os.path.exists(statm := "/proc/self/statm"):  # noqa: PTH110
-        with open(statm) as file:  # noqa: PTH123
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # at its most, on macOS in bytes
 
 
 def fuses_attention() -> bool:

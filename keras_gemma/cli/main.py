@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from keras_gemma.out_of_memory import OutOfMemoryError, is_out_of_memory
 from keras_gemma.presets.errors import BadPresetError, NoSpaceError, PresetAccessError
 from keras_gemma.version import __version__
 
@@ -36,7 +37,7 @@ Examples:
 \b
 The backend is --backend, else KERAS_BACKEND, else Keras's keras.json, else the first of JAX,
 PyTorch and TensorFlow that is installed. Exit codes: 0 done, 1 failed, 2 not understood, 3 no
-access, 4 a file is damaged, 5 no room on the disk, 130 interrupted.
+access, 4 a file is damaged, 5 no room on the disk or in memory, 130 interrupted.
 """
 
 
@@ -94,7 +95,7 @@ class Verbs(click.Group):
 def _kind(error):
     if isinstance(error, PresetAccessError):
         return NoAccess
-    if isinstance(error, NoSpaceError) or _is_full(error):
+    if isinstance(error, NoSpaceError) or _is_full(error) or is_out_of_memory(error):
         return NoRoom
     return Damaged if isinstance(error, BadPresetError) else Failed
 
@@ -108,7 +109,7 @@ def _message(error):
         where = f" of {error.filename}" if error.filename else ""
         return f"The disk{where} is full. Make room, or write to another one."
     # These are written for people, in the library and in Python; others are not.
-    if isinstance(error, (ValueError, OSError, ImportError)) and str(error):
+    if isinstance(error, (ValueError, OSError, ImportError, OutOfMemoryError)) and str(error):
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from keras import ops
 
-from keras_gemma import arrays
+from keras_gemma import arrays, device_memory
 from keras_gemma.generation import kv_cache, loop_cache
 from keras_gemma.generation.compiled import changed, compiler, marks, traits
 from keras_gemma.generation.drafting import NoDraft
@@ -120,7 +120,7 @@ class Engine:
         """
         limit = max(length, *(request.limit for request in requests))
         kv_cache.check_memory(
-            self.config, len(requests), limit, self.dtype, self.cache, arrays.memory()
+            self.config, len(requests), limit, self.dtype, self.cache, device_memory.total()
         )
         self._refresh()
         state = opening_state(requests, top, place, length, stops)

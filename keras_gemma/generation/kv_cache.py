@@ -14,6 +14,7 @@ from keras import ops
 from keras_gemma.config import AttentionRules, GemmaConfig
 from keras_gemma.generation import ring
 from keras_gemma.layers import Positions, attend
+from keras_gemma.out_of_memory import OutOfMemoryError
 
 # What a ring holds beyond its window. That many tokens can be taken back, and one more read at once,
 # before anything that a query may look at is overwritten.
@@ -167,7 +168,7 @@ def check_memory(
     if memory is None or size(slots) <= memory:
         return
     fits = bisect.bisect_right(range(slots), memory, key=size) - 1
-    raise MemoryError(
+    raise OutOfMemoryError(
         f"Keys and values of {batch} texts of {slots} tokens take {size(slots) / 1e9:.1f} GB, and "
         f"the device has {memory / 1e9:.1f} GB in all: texts of {fits} tokens would fit. Lower "
         'max_length or max_new_tokens, ask for fewer texts at once, or compile(cache="int8").'

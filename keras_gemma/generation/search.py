@@ -8,7 +8,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_gemma import arrays, compilers
+from keras_gemma import compilers, device_memory
 from keras_gemma.generation import kv_cache
 from keras_gemma.generation.compiled import compiler
 from keras_gemma.generation.engine import Engine
@@ -70,7 +70,7 @@ class Search:
         engine, limit = self.engine, max(request.limit for request in requests)
         many = len(requests) * self.rows
         kv_cache.check_memory(
-            engine.config, many, limit, engine.dtype, engine.cache, arrays.memory()
+            engine.config, many, limit, engine.dtype, engine.cache, device_memory.total()
         )
         self.weights.refresh()
         prompts = [list(request.prompt) for request in requests]

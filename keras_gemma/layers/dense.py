@@ -5,6 +5,7 @@ kernel between the two are its whole numbers.
 """
 
 import contextlib
+import warnings
 from typing import Any
 
 import keras
@@ -160,6 +161,12 @@ class Dense(keras.layers.EinsumDense):
             raise ValueError(
                 f"{self.path}: {options} is not rounded into whole numbers. Save it beside them, by "
                 "save_lora_weights; or load the base as floats (dtype=), and the adapter to it."
+            )
+        if options and self.quantization_mode:
+            warnings.warn(
+                f"The adapter is rounded into the {self.quantization_mode} weights that are saved, which "
+                "changes what the model says. save_lora_weights keeps it as it is.",
+                stacklevel=2,
             )
         return super()._get_kernel_with_merged_lora()
 

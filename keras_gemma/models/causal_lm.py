@@ -24,6 +24,7 @@ from keras_gemma.models.fit_run import fit_run
 from keras_gemma.models.kept_values import keeping_values
 from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.models.scoring import Scoring
+from keras_gemma.models.step_memory import memory_for_steps
 from keras_gemma.models.text_generation import TextGeneration
 from keras_gemma.models.token_loss import TokenMetrics, token_means, token_weight
 from keras_gemma.optimizers import AdamW, gradients_weigh
@@ -48,6 +49,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
     """
 
     backbone_class = GemmaBackbone
+    predicts_tokens = True
     preprocessor_class = GemmaCausalLMPreprocessor
 
     def __init__(self, backbone: Any, preprocessor: Any = None, **kwargs: Any):
@@ -192,7 +194,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         if self._generation_engine is not None:  # a plan would be old after one step
             self._generation_engine.forget()
         batch_size = _unless_batched(x, batch_size)
-        with keeping_values(self, kwargs), fit_run(self, x, kwargs):
+        room = memory_for_steps(self, x, batch_size)
+        with room, keeping_values(self, kwargs), fit_run(self, x, kwargs):
             history = super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
         warn_of_losses(self.data_report, at_end=True)
         return history

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_gemma.models.causal_lm import GemmaCausalLM
 from keras_gemma.models.cross_entropy import chunk_tokens
-from keras_gemma.models.text_head import TextHead
+from keras_gemma.models.preset_model import PresetTask
 from keras_gemma.presets.sizes import BYTES_PER_NUMBER
 
 _UNITS = {"": 1, **{unit: 1000**n for n, unit in enumerate("kmgt", 1)}}
 _UNITS |= {f"{unit}i": 1024**n for n, unit in enumerate("kmgt", 1)}
 _PROBE = 512, 512  # a weight that an optimizer is tried on
+_PARTS = "weights", "gradients", "optimizer", "activations", "head", "workspace"
 
 
 class Fit(NamedTuple):
@@ -31,6 +31,7 @@ class Fit(NamedTuple):
         activations: what the batch's tokens keep for the gradient, and what DoRA makes of a kernel meanwhile.
         head: a chunk of logits, or all of them for a loss or metrics of one's own; and if it is
             trained, the table's gradient in float32.
+        workspace: what the gradient of one block takes while it is computed.
         memory: what there is.
         batch_size: rows that were asked about.
         row: what each row adds.
@@ -41,6 +42,7 @@ class Fit(NamedTuple):
     optimizer: int
     activations: int
     head: int
+    workspace: int
     memory: int
     batch_size: int
     row: int
@@ -48,7 +50,7 @@ class Fit(NamedTuple):
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.head
+        return sum(getattr(self, part) for part in _PARTS)
 
     @property
     def fits(self) -> bool:
@@ -61,8 +63,8 @@ class Fit(NamedTuple):
         return max(0, (self.memory - self.total + self.batch_size * self.row) // self.row)
 
     def __str__(self):
-        parts = ("weights", "gradients", "optimizer", "activations", "head", "total", "memory")
-        lines = [f"{name:12}{getattr(self, name) / 1e9:9.2f} GB" for name in parts]
+        shown = (*_PARTS, "total", "memory")
+        lines = [f"{name:12}{getattr(self, name) / 1e9:9.2f} GB" for name in shown]
         verdict = "fits" if self.fits else "does not fit"
         lines.append(
             f"A batch of {self.batch_size} {verdict}; the largest is {self.largest_batch}."
@@ -93,7 +95,7 @@ def fits_in(
     >>> fit.fits, fit.largest_batch > 8
     (True, True)
     """
-    if not isinstance(model, (GemmaCausalLM, TextHead)):
+    if not isinstance(model, PresetTask):
         raise TypeError(
             "fits_in takes a model with a loss and an optimizer, such as "
             f"GemmaCausalLM.from_preset(name, load_weights=False), not {_named(model)}."
@@ -106,8 +108,8 @@ def fits_in(
     batch_size = _whole("batch_size", batch_size)
     available, trained = _parsed(memory), model.trainable_variables
     state = _state_bytes(model.optimizer, trained)
-    kept, more = _kept(model.backbone, length)
-    if isinstance(model, GemmaCausalLM):
+    kept, more, block = _kept(model.backbone, length)
+    if model.predicts_tokens:
         logits, chunk = _logits_bytes(model, length)
     else:  # hidden states and their gradient, as floats of four bytes
         logits, chunk = 8 * length * model.backbone.config.hidden_dim, 0
@@ -119,9 +121,10 @@ def fits_in(
         optimizer=state,
         activations=batch_size * kept + more,
         head=batch_size * logits + chunk + table,
+        workspace=batch_size * block,
         memory=available,
         batch_size=batch_size,
-        row=kept + logits,
+        row=kept + logits + block,
     )
 
 
@@ -140,19 +143,19 @@ def _logits_bytes(model, length):
 
 
 def _kept(backbone, length):
-    """Bytes of activations of a row, and of what is there beside them whatever the batch."""
+    """Bytes of activations of a row; of what is there beside them whatever the batch; and of a block's gradients, of a row."""
     config, size = backbone.config, BYTES_PER_NUMBER[backbone.compute_dtype]
     blocks = backbone.transformer_layers
     kept = [length * _kept_by_token(block, config, length, size) for block in blocks]
-    more = max(4 * _dora_numbers(block) for block in blocks)
+    more, block = max(4 * _dora_numbers(block) for block in blocks), max(kept)
     if any(block.remat for block in blocks):
         again = 2 * size * config.hidden_dim * length
-        return len(blocks) * again + max(kept), more
+        return len(blocks) * again + block, more, block
     if not backbone.token_embedding.trainable_variables:
         # No gradient goes below the first block that is trained.
         trained = [any(v.trainable for v in block.variables) for block in blocks]
-        kept = kept[trained.index(True) :] if any(trained) else [max(kept)]
-    return sum(kept), more
+        kept = kept[trained.index(True) :] if any(trained) else [block]
+    return sum(kept), more, block
 
 
 def _kept_by_token(block, config, length, size):
@@ -162,8 +165,8 @@ def _kept_by_token(block, config, length, size):
     queries = config.num_query_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     kept = 4 * wide + 4 * width + 2 * queries + 4 * keys
-    kept += sum(_kept_for_kernels(*inputs) for inputs in _inputs(block, config))
     block_bytes = size * kept + low * 8 * width  # norms are float32
+    block_bytes += sum(_kept_for_kernels(*inputs, size) for inputs in _inputs(block, config))
     # Five eighths of all pairs are looked at: each of four parts of a text looks back.
     pair = 4 + low * size + (4 if config.attention_logit_soft_cap is not None else 0)
     if config.dropout:
@@ -182,17 +185,19 @@ def _inputs(block, config):
     yield config.intermediate_dim, (block.ffw_linear,)
 
 
-def _kept_for_kernels(read, layers):
-    """Numbers of a token that are kept for the gradients of kernels and adapters."""
+def _kept_for_kernels(read, layers, size):
+    """Bytes of a token that are kept for the gradients of kernels and adapters."""
     branches = [layer.branches[layer.active] for layer in layers if layer.active is not None]
     is_read = any(layer._kernel.trainable for layer in layers)
     is_read = is_read or any(not branch.options.dropout for branch in branches)
-    kept = read if is_read else 0
+    kept = size * read if is_read else 0
     for branch in branches:
         narrow = math.prod(branch.a.shape) // read
-        kept += 2 * narrow + (2 * read if branch.options.dropout else 0)  # what is left, and a mask
+        kept += 2 * size * narrow
+        if branch.options.dropout:  # what is left, and a mask, which JAX has in four bytes
+            kept += (size + 4) * read
         if branch.magnitude is not None:
-            kept += math.prod(branch.magnitude.shape)
+            kept += size * math.prod(branch.magnitude.shape)
     return kept
 
 

@@ -30,7 +30,7 @@ class _Keeper(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.held = []
+        self.held, self.has_run = [], False
 
     def on_train_begin(self, logs=None):
         model = self.model
@@ -45,8 +45,31 @@ class _Keeper(keras.callbacks.Callback):
     def on_predict_begin(self, logs=None):
         self.on_train_begin()
 
+    def on_train_batch_end(self, batch, logs=None):
+        if not self.has_run:
+            _wait_for(logs)
+            self.has_run = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        _wait_for(logs)
+
     def give_back(self):
         """To variables that have none, the values that are still there."""
         for variable, value in self.held:
             if variable._value is None and not value.is_deleted():
                 variable.assign(value)
+
+
+def has_values(model: keras.Model) -> bool:
+    """Whether its weights are there; on JAX they are gone with a step that failed while it ran."""
+    try:
+        _wait_for([variable.value for variable in model.trainable_variables[:1]])
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _wait_for(values):
+    """Computations go on while Python does; what becomes of one shows when somebody asks for a number."""
+    for value in filter(keras.ops.is_tensor, keras.tree.flatten(values)):
+        keras.ops.convert_to_numpy(value)

@@ -13,6 +13,7 @@ from keras_gemma.conversion.formats import has_vocabulary, open_checkpoint
 from keras_gemma.layers import left_blank
 from keras_gemma.models.export_checkpoint import export_checkpoint
 from keras_gemma.models.fresh_programs import FreshPrograms
+from keras_gemma.models.load_memory import memory_for_weights
 from keras_gemma.models.quantizable import Quantizable, load_quantized
 from keras_gemma.optimizers import AdamW
 from keras_gemma.presets import BadPresetError, PresetError, bundle, lookalikes, registry
@@ -55,6 +56,7 @@ class PresetModel(FreshPrograms):
         Raises:
             PresetError: there is no such preset, or its files are missing, damaged or of
                 another kind of model.
+            MemoryError: there is no room for the weights.
         """
         raise NotImplementedError
 
@@ -104,12 +106,13 @@ class PresetBackbone(PresetModel):
             return cls(**config)
         fit = checkpoint.fit()
         is_whole = not (fit.missing or fit.misshapen)  # else some keep what they are drawn as
-        with left_blank() if is_whole else contextlib.nullcontext():
-            backbone = cls(**config)
         names = {weight.theirs for weight in quantized.values()}
-        load_quantized(backbone, quantized)
-        variables = {variable.path: variable for variable in backbone.variables}
-        checkpoint.load(variables, strict, names, check_finite=check_finite)
+        with memory_for_weights(preset, checkpoint, config["dtype"], quantized):
+            with left_blank() if is_whole else contextlib.nullcontext():
+                backbone = cls(**config)
+            load_quantized(backbone, quantized)
+            variables = {variable.path: variable for variable in backbone.variables}
+            checkpoint.load(variables, strict, names, check_finite=check_finite)
         return backbone
 
     def save_to_preset(self, preset_dir, max_shard_size=None):
@@ -138,6 +141,7 @@ class PresetTask(Quantizable, PresetModel):
     preprocessor_class: type
     # Arguments beside the parts, with their types, which a preset keeps.
     options: ClassVar[dict[str, Any]] = {}
+    predicts_tokens: ClassVar[bool] = False  # or gives one output a text
     _max_shard_size: float | None = None  # of the preset that is being saved
 
     @classmethod

@@ -20,6 +20,7 @@ from keras_gemma.models.fit_run import fit_run
 from keras_gemma.models.kept_values import keeping_values
 from keras_gemma.models.labelled_texts import LabelledTexts
 from keras_gemma.models.preset_model import PARTS_WITHOUT_WEIGHTS, PresetTask
+from keras_gemma.models.step_memory import memory_for_steps
 from keras_gemma.models.text_batches import TextDataset, features
 from keras_gemma.presets import BadPresetError, bundle, registry
 from keras_gemma.presets.registry import PARTS
@@ -97,7 +98,8 @@ class TextHead(PresetTask):
             kwargs["validation_batch_size"] = found.pop("batch_size")
             kwargs["validation_data"] = tuple(found.values())
         data = self._data(x, y, weights, batch_size, "shuffled" if shuffle else "given")
-        with keeping_values(self, kwargs), fit_run(self, data["x"], kwargs):
+        room = memory_for_steps(self, data["x"], data["batch_size"])
+        with room, keeping_values(self, kwargs), fit_run(self, data["x"], kwargs):
             return super().fit(**data, epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs: Any):

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_gemma import models, optimizers
+from keras_gemma import device_memory, models, optimizers
 from keras_gemma.conversion.formats import open_checkpoint
 from keras_gemma.data import read
 from keras_gemma.models import GemmaCausalLM
+from keras_gemma.models.step_memory import StepMemory
+from keras_gemma.out_of_memory import OutOfMemoryError
 from keras_gemma.presets import registry
 from keras_gemma.training.recipe_file import checked
 
@@ -16,6 +18,7 @@ def prepare(recipe: Mapping[str, Any]) -> tuple[GemmaCausalLM, Any, dict[str, An
     """The model of a recipe, compiled; its data, and the other arguments of `fit`.
 
     Raises:
+        OutOfMemoryError: there is no room for the weights, or by estimate for a step.
         ValueError: the recipe has a field that is unknown or wrong, or lacks one; a row of the data is wrong.
     """
     settings = checked(recipe)
@@ -28,6 +31,8 @@ def prepare(recipe: Mapping[str, Any]) -> tuple[GemmaCausalLM, Any, dict[str, An
     if settings["quantize"]:
         model.quantize(settings["quantize"])
     adapt(model, settings)
+    if settings["check_memory"]:
+        _see_that_it_fits(model, settings)
     options = {"batch_size": settings["batch_size"], "epochs": settings["epochs"]}
     if settings["tokens"]:
         places = settings["batch_size"] * settings["row_length"]
@@ -45,6 +50,14 @@ def adapt(model: GemmaCausalLM, settings: Mapping[str, Any]) -> None:
         model.backbone.enable_lora(target_layer_names=targets, **lora)
     remat = {"remat": settings["remat"]} if settings["remat"] else {}
     model.compile(optimizer=_optimizer(settings), **remat)
+
+
+def _see_that_it_fits(model, settings):
+    step = StepMemory(model, settings["batch_size"], settings["row_length"])
+    if device_memory.is_hosts() and step.is_too_large:
+        raise OutOfMemoryError(
+            f"There is no room to train. {step} check_memory=false in the recipe tries it nonetheless."
+        )
 
 
 def _loaded(preset, dtype):

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_gemma import arrays
+from keras_gemma import device_memory
 from keras_gemma.models.fit_run import run_of
 from keras_gemma.models.text_batches import TextBatches
 from keras_gemma.training.flops import product_rate, training_flops
@@ -104,7 +104,7 @@ class Progress(keras.callbacks.Callback):
             "loss": loss,
             "perplexity": math.exp(loss) if loss < 700 else math.inf,
             "learning_rate": float(np.asarray(self.model.optimizer.learning_rate)),
-            "memory": arrays.memory_used(),
+            "memory": device_memory.used(),
             "seconds": round(now - self._start, 3),
         }
         if record["steps"]:

@@ -31,6 +31,7 @@ FIELDS: dict[str, Any] = {
     "accumulate": 1,  # batches in an update
     "remat": None,
     "saved_dtype": None,
+    "check_memory": True,  # whether a step that by estimate has no room is refused
 }
 _TEXT = "a text", lambda x: isinstance(x, str) and x != ""
 _WHOLE = "a whole number above 0", lambda x: type(x) is int and x > 0
@@ -58,6 +59,7 @@ _AWAITED: dict[str, Any] = {
     "accumulate": _WHOLE,
     "remat": _YES,
     "saved_dtype": _TEXT,
+    "check_memory": _YES,
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from keras_gemma.cli import presets as presets_verb
 from keras_gemma.cli.common import complete_preset
 from keras_gemma.cli.main import VERBS, verbs
+from keras_gemma.out_of_memory import OutOfMemoryError
 from keras_gemma.presets import BadPresetError, PresetAccessError, PresetError, registry
 
 pytestmark = pytest.mark.once
@@ -62,6 +63,8 @@ def test_an_unknown_verb_gets_the_nearest(run):
         (PresetError("no such preset"), 1, "Error: no such preset"),
         (PresetAccessError("accept the licence"), 3, "Error: accept the licence"),
         (BadPresetError("config.json is cut"), 4, "Error: config.json is cut"),
+        (OutOfMemoryError("needs 9 GB, 5 are free"), 5, "Error: needs 9 GB, 5 are free"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 5, "memory (--debug shows where)"),
         (ImportError("no backend"), 1, "Error: no backend"),
         (ZeroDivisionError("oh"), 1, "Error: ZeroDivisionError: oh (--debug shows where)"),
         (KeyboardInterrupt(), 130, "Interrupted."),

@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_NAME_BACKENDS = (
     "backend.py",
     "arrays.py",
+    "device_memory.py",
     "compilers.py",
     "graphs.py",
     "generation/compiled.py",
@@ -25,6 +26,7 @@ MAY_NAME_BACKENDS = (
     "generation/kernels.py",
     "generation/torch_step.py",
     "generation/cuda_loop.py",
+    "layers/remat.py",
     "layers/splash.py",
     "layers/tied_lookup.py",
     "layers/torch_gradients.py",

@@ -126,6 +126,33 @@ def test_activations_are_as_many_as_pytorch_keeps_and_not_half_as_many_more(dtyp
     assert kept <= told <= 1.5 * kept
 
 
+def taken_by_xla(model, rows, length):
+    """Bytes beside weights and state that JAX has reserved for a step, as its compiler says."""
+    import jax
+
+    ids = np.ones((rows, length), "int32")
+    batch = ({"token_ids": ids, "padding_mask": ids}, ids)
+    model.optimizer.build(model.trainable_variables)
+    model._symbolic_build(data_batch=batch)
+    kinds = ("trainable_variables", "non_trainable_variables", "optimizer_variables")
+    state = model._get_jax_state(**dict.fromkeys((*kinds, "metrics_variables"), True))
+    compiled = jax.jit(model.train_step, donate_argnums=0).lower(state, batch).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX tells what it reserves")
+def test_a_step_takes_what_jax_reserves_and_remat_far_less():
+    taken = []
+    for remat in (False, True):
+        m = GemmaCausalLM(GemmaBackbone(**{**WIDE, "num_layers": 3}, dtype="bfloat16"))
+        m.backbone.enable_lora(8, **ALL, dropout=0.1)
+        m.compile(remat=remat)
+        told = fits_in(m, "1GB", sequence_length=256, batch_size=4)
+        taken.append(taken_by_xla(m, 4, 256))
+        assert told.total - told.weights - told.optimizer > 0.8 * taken[-1]
+    assert taken[1] < 0.6 * taken[0]
+
+
 @needs_pytorch
 @pytest.mark.parametrize(
     "frozen, dropout",
@@ -162,7 +189,7 @@ def test_whole_logits_are_counted_where_they_are_made(own):
         told.append(fits_in(m, "8GB", sequence_length=512))
     chunked, whole = told
     assert 2.16e9 < whole.head < 2.3e9 and chunked.head < 0.3e9
-    assert chunked.largest_batch > 1000 and whole.largest_batch == 3
+    assert chunked.largest_batch > 500 and whole.largest_batch == 3
     assert (whole.activations, whole.weights) == (chunked.activations, chunked.weights)
     capped = GemmaCausalLM(GemmaBackbone(**SIZES, final_logit_soft_cap=30.0))
     capped.compile(**WHOLE_LOGITS[own])

@@ -9,8 +9,10 @@ import pytest
 from conftest import SIZES, loud
 from safetensors.numpy import load_file, save_file
 
-from keras_gemma import GemmaBackbone, GemmaCausalLM, export_checkpoint
+from keras_gemma import GemmaBackbone, GemmaCausalLM, device_memory, export_checkpoint
 from keras_gemma.arrays import fetch, nbytes
+from keras_gemma.models import preset_model
+from keras_gemma.out_of_memory import OutOfMemoryError
 from keras_gemma.presets import BadPresetError
 
 LOST = "model.layers.1.self_attn.q_proj.weight"
@@ -137,3 +139,36 @@ def test_a_summary_takes_keras_arguments_in_their_order(first):
     lines = []
     GemmaCausalLM(first).summary(100, None, lines.append)
     assert max(map(len, "".join(lines).splitlines())) <= 100
+
+
+def test_weights_without_room_are_not_loaded(first, tmp_path, monkeypatch):
+    first.save_to_preset(tmp_path / "floats")
+    rounded = GemmaCausalLM(loud(GemmaBackbone(**SIZES)))
+    rounded.quantize("int8")
+    rounded.save_to_preset(tmp_path / "whole")
+    size = sum(map(nbytes, first.variables))
+
+    def tried(name, free, **options):
+        monkeypatch.setattr(device_memory, "free", lambda: free)
+        return GemmaBackbone.from_preset(tmp_path / name, **options)
+
+    with pytest.raises(
+        OutOfMemoryError, match='floats does not fit .* dtype="bfloat16" takes half'
+    ):
+        tried("floats", size - 1)
+    tried("floats", size)
+    tried("floats", size - 1, dtype="bfloat16")
+    tried("whole", size // 2)
+    with pytest.raises(OutOfMemoryError, match="whole does not fit in memory: its weights take"):
+        tried("whole", size // 5)
+    tried("floats", None)  # where nothing tells, it is tried
+
+
+def test_a_backend_without_room_for_weights_is_explained(first, tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    first.save_to_preset(tmp_path)
+    monkeypatch.setattr(preset_model, "load_quantized", fails)
+    with pytest.raises(OutOfMemoryError, match="does not fit in memory: .* are free"):
+        GemmaBackbone.from_preset(tmp_path)

@@ -12,7 +12,9 @@ from keras_gemma import (
     Gemma3CausalLMPreprocessor,
     Gemma3Tokenizer,
     GemmaCausalLM,
+    device_memory,
 )
+from keras_gemma.out_of_memory import OutOfMemoryError
 from keras_gemma.training import fine_tuning
 from keras_gemma.training.recipe import run
 from keras_gemma.training.recipe_file import recipe_of
@@ -74,6 +76,17 @@ def test_wrong_rows_are_left_out_and_counted_where_the_recipe_says_so(recipe, tm
     with pytest.warns(UserWarning, match="1 of 9 documents were wrong and were skipped"):
         measured = run({**recipe, "skip_bad": True}, tmp_path / "run", on_progress=lambda now: None)
     assert measured["rows_skipped"] == 1 and measured["tokens_seen"] == 2 * 4 * 16
+
+
+@pytest.mark.once
+def test_a_recipe_whose_step_has_no_room_is_refused(recipe, monkeypatch, tmp_path):
+    (tmp_path / "data.jsonl").write_text(json.dumps(LINES["text"][0]) + "\n")
+    large = {**recipe, "batch_size": 10**6}
+    with pytest.raises(OutOfMemoryError, match="A step of 1,000,000 x .*It fits with batch_size="):
+        run(large, tmp_path / "run", on_progress=lambda now: None)
+    fine_tuning.prepare({**large, "check_memory": False})
+    monkeypatch.setattr(device_memory, "is_hosts", lambda: False)  # a GPU says so itself
+    fine_tuning.prepare(large)
 
 
 @pytest.mark.once
