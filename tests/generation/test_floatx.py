@@ -43,7 +43,8 @@ def ids(options):
     return model.generate_ids(prompt, **keywords)
 
 
-@pytest.mark.parametrize("name", COMPILED)
+# Others than JAX make their numbers in the dtypes that are asked for: one case sees to that.
+@pytest.mark.parametrize("name", COMPILED if keras.backend.backend() == "jax" else ["rich"])
 def test_texts_are_the_same_whatever_floatx_is(floatx, name):
     expected = ids(COMPILED[name])
     floatx("bfloat16")
