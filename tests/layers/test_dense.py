@@ -213,7 +213,9 @@ def test_whole_numbers_are_rounded_anew_when_they_are_saved_with_an_adapter(mode
         inputs("plain"),
     )
     store, before = {}, numpy(layer(x))
-    with pytest.warns(UserWarning, match=f"is rounded into the {mode} weights .* save_lora_weights"):
+    with pytest.warns(
+        UserWarning, match=f"is rounded into the {mode} weights .* save_lora_weights"
+    ):
         layer.save_own_variables(store)
     plain.load_own_variables(store)
     close(plain(x), before, 0.01 if mode == "int8" else 0.15)
