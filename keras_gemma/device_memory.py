@@ -34,9 +34,8 @@ def used() -> int:
         import torch
 
         return torch.cuda.memory_allocated()
-    if os.path.exists(statm := "/proc/self/statm"):  # noqa: PTH110
-        with open(statm) as file:  # noqa: PTH123
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if sizes := _of_pages():
+        return sizes[1]
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # at its most, on macOS in bytes
@@ -107,8 +106,13 @@ def _of_process() -> Iterator[int]:
     except ImportError:  # Windows
         return
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and (pages := _read(Path("/proc/self/statm")).split()):
-        yield limit - int(pages[0]) * os.sysconf("SC_PAGE_SIZE")
+    if limit != resource.RLIM_INFINITY and (sizes := _of_pages()):
+        yield limit - sizes[0]
+
+
+def _of_pages():
+    """Bytes of this process: of addresses, in memory, and others; none where the system has no such file."""
+    return [int(x) * os.sysconf("SC_PAGE_SIZE") for x in _read(Path("/proc/self/statm")).split()]
 
 
 def _read(path):

@@ -156,13 +156,13 @@ class Dense(keras.layers.EinsumDense):
         return ops.cast(merged, self.variable_dtype)
 
     def _get_kernel_with_merged_lora(self):
-        options = self.branches[self.active].options if self.active is not None else None
-        if options and self.quantization_mode and (options.use_dora or not options.by_head):
-            raise ValueError(
-                f"{self.path}: {options} is not rounded into whole numbers. Save it beside them, by "
-                "save_lora_weights; or load the base as floats (dtype=), and the adapter to it."
-            )
-        if options and self.quantization_mode:
+        if self.active is not None and self.quantization_mode:
+            options = self.branches[self.active].options
+            if options.use_dora or not options.by_head:
+                raise ValueError(
+                    f"{self.path}: {options} is not rounded into whole numbers. Save it beside them, by "
+                    "save_lora_weights; or load the base as floats (dtype=), and the adapter to it."
+                )
             warnings.warn(
                 f"The adapter is rounded into the {self.quantization_mode} weights that are saved, which "
                 "changes what the model says. save_lora_weights keeps it as it is.",

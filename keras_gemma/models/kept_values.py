@@ -64,7 +64,7 @@ class _Keeper(keras.callbacks.Callback):
 def has_values(model: keras.Model) -> bool:
     """Whether its weights are there; on JAX they are gone with a step that failed while it ran."""
     try:
-        smallest = min(model.trainable_variables, key=lambda variable: math.prod(variable.shape))
+        smallest = min(model.weights, key=lambda variable: math.prod(variable.shape))
         _wait_for(smallest.value)
     except (RuntimeError, ValueError, TypeError, AttributeError):
         return False

@@ -69,6 +69,12 @@ class LabelledTexts(keras.utils.PyDataset):
         return -(-len(self.lengths) // self.batch_size)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows of the first batch, tokens of a row: it is the largest, unless the order is given."""
+        width = self.widths[0] if self.varies else max(self.widths)
+        return len(self.batches[0]) * self.group, width
+
+    @property
     def batches(self) -> list[np.ndarray]:
         """The groups of each batch of this epoch."""
         return self._arranged()[0]

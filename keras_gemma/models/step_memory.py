@@ -120,8 +120,8 @@ class StepMemory:
 def _shape(data, batch_size):
     """Rows of a batch, and their tokens; zeros where nothing tells without drawing from the data."""
     if isinstance(data, (TextBatches, LabelledTexts)):
-        data, batch_size = features(data[0]), None
-    elif is_tf_dataset(data):
+        return data.shape
+    if is_tf_dataset(data):
         data, batch_size = features(data.element_spec), None
     elif isinstance(data, keras.utils.PyDataset):
         return 0, 0
