@@ -130,6 +130,36 @@ def stacked(array: Any) -> Any:
     return array.stack() if keras.backend.backend() == "tensorflow" else array
 
 
+def in_each_row(x_CR: Any, places_C: Any) -> Any:
+    """The number of each row that stands in its place; 0 where the row has no such place."""
+    if keras.backend.backend() == "jax":
+        return keras.ops.sum(keras.ops.where(_is_place(x_CR, places_C), x_CR, 0), axis=-1)
+    places_C, is_there_C = _within(x_CR, places_C)
+    found_C1 = keras.ops.take_along_axis(x_CR, places_C[:, None], axis=-1)
+    return keras.ops.where(is_there_C, found_C1[:, 0], 0)
+
+
+def added_in_each_row(x_CR: Any, places_C: Any, more_C: Any) -> Any:
+    """Rows with a number added in each one's place; as they are where the row has no such place."""
+    if keras.backend.backend() == "jax":
+        return x_CR + keras.ops.where(_is_place(x_CR, places_C), more_C[:, None], 0)
+    places_C, is_there_C = _within(x_CR, places_C)
+    rows_C = keras.ops.arange(keras.ops.shape(x_CR)[0], dtype="int32")
+    places_C2 = keras.ops.stack([rows_C, places_C], axis=-1)
+    more_C = keras.ops.where(is_there_C, more_C, 0)
+    return keras.ops.scatter_update(x_CR, places_C2, more_C, reduction="add")
+
+
+def _is_place(x_CR, places_C):
+    """XLA makes this part of the loop around it, and cuts it for several devices as it does the rows."""
+    return keras.ops.arange(x_CR.shape[1], dtype="int32")[None] == places_C[:, None]
+
+
+def _within(x_CR, places_C):
+    last = x_CR.shape[1] - 1
+    return keras.ops.clip(places_C, 0, last), (places_C >= 0) & (places_C <= last)
+
+
 def can_branch() -> bool:
     """Whether what is being computed may depend on what was: not while PyTorch writes a step down."""
     if keras.backend.backend() != "torch":

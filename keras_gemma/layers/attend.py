@@ -46,15 +46,18 @@ def in_blocks(q_BTNH, k_BTKH, v_BTKH, positions, rules, drop=None):
     """The formula for tokens that look at themselves: none of them sees one that comes later."""
     length = q_BTNH.shape[1]
     block = max(_BLOCK, -(-length // _PARTS))
+    starts = [*range(0, length, block)]
 
-    def part(start):
-        end = start + block
+    def part(start, q_BTNH):
+        end = start + block if start + block < length else None
         queries = Positions(*(x_BT[:, start:end] for x_BT in positions))
         keys = Positions(*(x_BT[:, :end] for x_BT in positions))
-        arrays = q_BTNH[:, start:end], k_BTKH[:, :end], v_BTKH[:, :end]
-        return formula(*arrays, queries, keys, rules, drop)
+        k, v = (x[:, :end] if end else x for x in (k_BTKH, v_BTKH))
+        return formula(q_BTNH, k, v, queries, keys, rules, drop)
 
-    return ops.concatenate([part(start) for start in range(0, length, block)], axis=1)
+    # A slice's gradient is an array as large as the whole: these are split, and what is all is not sliced.
+    parts = zip(starts, ops.split(q_BTNH, starts[1:], axis=1))
+    return ops.concatenate([part(start, q) for start, q in parts], axis=1)
 
 
 def weights_of(scores, seen, rules: AttentionRules, dtype):

@@ -19,7 +19,7 @@ def rotate(x_BTNH, index_BT, base: float = 10_000.0, scaling: float = 1.0):
     speeds_H = ops.convert_to_tensor(speeds_H, "float32")
     cos, sin = apart(_cos_and_sin, index_BT, speeds_H)
     x = ops.cast(x_BTNH, "float32")
-    first, second = x[..., :half], x[..., half:]
+    first, second = ops.split(x, 2, axis=-1)  # each slice's gradient would be of full size
     turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return ops.cast(turned, x_BTNH.dtype)
 

@@ -12,9 +12,11 @@ import keras
 from keras import ops
 
 from keras_gemma.compilers import (
+    added_in_each_row,
     apart,
     as_bits,
     as_floats,
+    in_each_row,
     numbers_at_once,
     read,
     stacked,
@@ -139,9 +141,6 @@ def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap, parts, for_hidden, for
     def table_of(part):
         return apart(lambda t, p: ops.slice(t, (p * rows, 0), (rows, width)), table_VD, part)
 
-    def is_label(part):
-        return part * rows + ops.arange(rows, dtype="int32")[None] == labels_C[:, None]
-
     def loop(body, carry):
         return ops.fori_loop(0, parts, body, carry) if parts > 1 else body(0, carry)
 
@@ -149,9 +148,12 @@ def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap, parts, for_hidden, for
         logits_CR = ops.matmul(hidden_CD, ops.transpose(table_of(part)))
         logits_CR = soft_capped(logits_CR, cap) if cap is not None else logits_CR
         exact_CR = ops.cast(logits_CR, "float32")
-        chosen_C = ops.sum(ops.where(is_label(part), exact_CR, 0.0), axis=-1)
-        sums_3C = ops.stack([ops.logsumexp(exact_CR, -1), ops.max(exact_CR, -1), chosen_C])
-        more = (sums_3C, as_bits(logits_CR)) if for_hidden else (sums_3C,)
+        chosen_C, top_C = in_each_row(exact_CR, labels_C - part * rows), ops.max(exact_CR, -1)
+        exps_CR = ops.exp(exact_CR - top_C[:, None])
+        sums_3C = ops.stack([ops.log(ops.sum(exps_CR, -1)) + top_C, top_C, chosen_C])
+        # A slope is one of these exponentials, scaled. Under a cap it takes the logit.
+        kept_CR = ops.cast(exps_CR, logits_CR.dtype) if cap is None else logits_CR
+        more = (sums_3C, as_bits(kept_CR)) if for_hidden else (sums_3C,)
         return tuple(write(array, part, new) for array, new in zip(made, more))
 
     zero, tokens = _zero(weights_C), ops.shape(hidden_CD)[0]
@@ -169,13 +171,15 @@ def _chunk(hidden_CD, table_VD, labels_C, weights_C, cap, parts, for_hidden, for
 
     def differentiate(part, grads):
         grad_CD, table_grad = grads
-        logits_CR = as_floats(read(made[1], part), hidden_CD.dtype)
-        exact_CR = ops.cast(logits_CR, "float32")
-        slope_CR = ops.exp(exact_CR - sum_C[:, None]) - ops.cast(is_label(part), "float32")
-        slope_CR = slope_CR * weights_C[:, None]
+        kept_CR = ops.cast(as_floats(read(made[1], part), hidden_CD.dtype), "float32")
+        if cap is None:
+            slope_CR = kept_CR * (weights_C * ops.exp(most_PC[part] - sum_C))[:, None]
+        else:
+            slope_CR = ops.exp(kept_CR - sum_C[:, None]) * weights_C[:, None]
+        slope_CR = added_in_each_row(slope_CR, labels_C - part * rows, -weights_C)
         if cap is not None:
-            slope_CR = slope_CR * (1 - ops.square(exact_CR / cap))
-        slope_CR = ops.cast(slope_CR, logits_CR.dtype)
+            slope_CR = slope_CR * (1 - ops.square(kept_CR / cap))
+        slope_CR = ops.cast(slope_CR, hidden_CD.dtype)
         grad_CD = grad_CD + ops.cast(ops.matmul(slope_CR, table_of(part)), "float32")
         if for_table:
             more_RD = ops.matmul(ops.transpose(slope_CR), hidden_CD)
