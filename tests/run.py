@@ -17,10 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-# The longest first, so that none is left alone at the end.
 BACKENDS = ("jax", "tensorflow", "torch")
 # TensorFlow keeps what XLA compiled as long as its process lives, some 45 MB a program: these have processes of their own.
 APART = {"tensorflow": ("models", "generation")}
+# Long ones come first and this one last, so that none is left alone at the end.
+SHORTEST = "tensorflow, generation"
 ONCE = "torch"  # has no programs to compile, which is most of the time of small tests
 AT_ONCE = 2
 COVERED = "torch"  # the backend whose suites tell which lines they ran
@@ -98,7 +99,7 @@ def divided(backends, arguments):
             others = [f"--ignore=tests/{other}" for other in sorted(everything - {folder})]
             suites.append(Suite(f"{name}, {folder}", name, marks, others))
         suites.append(Suite(name, name, marks, [f"--ignore=tests/{folder}" for folder in folders]))
-    return suites
+    return sorted(suites, key=lambda suite: suite.name == SHORTEST)
 
 
 def run(suite, folder, alone):
