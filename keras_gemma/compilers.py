@@ -131,7 +131,11 @@ def stacked(array: Any) -> Any:
 
 
 def in_each_row(x_CR: Any, places_C: Any) -> Any:
-    """The number of each row that stands in its place; 0 where the row has no such place."""
+    """The number of each row that stands in its place; 0 where the row has no such place.
+
+    XLA makes a comparison with all places part of the loop around it, and cuts it for several devices as it does
+    the rows. TensorFlow would make arrays of it.
+    """
     if keras.backend.backend() == "jax":
         return keras.ops.sum(keras.ops.where(_is_place(x_CR, places_C), x_CR, 0), axis=-1)
     places_C, is_there_C = _within(x_CR, places_C)
@@ -140,7 +144,7 @@ def in_each_row(x_CR: Any, places_C: Any) -> Any:
 
 
 def added_in_each_row(x_CR: Any, places_C: Any, more_C: Any) -> Any:
-    """Rows with a number added in each one's place; as they are where the row has no such place."""
+    """Rows with a number added in each one's place, as `in_each_row` finds it."""
     if keras.backend.backend() == "jax":
         return x_CR + keras.ops.where(_is_place(x_CR, places_C), more_C[:, None], 0)
     places_C, is_there_C = _within(x_CR, places_C)
@@ -151,7 +155,6 @@ def added_in_each_row(x_CR: Any, places_C: Any, more_C: Any) -> Any:
 
 
 def _is_place(x_CR, places_C):
-    """XLA makes this part of the loop around it, and cuts it for several devices as it does the rows."""
     return keras.ops.arange(x_CR.shape[1], dtype="int32")[None] == places_C[:, None]
 
 

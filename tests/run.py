@@ -17,11 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+# The longest first, so that none is left alone at the end.
 BACKENDS = ("jax", "tensorflow", "torch")
 # TensorFlow keeps what XLA compiled as long as its process lives, some 45 MB a program: these have processes of their own.
 APART = {"tensorflow": ("models", "generation")}
-# Long ones come first and this one last, so that none is left alone at the end.
-SHORTEST = "tensorflow, generation"
 ONCE = "torch"  # has no programs to compile, which is most of the time of small tests
 AT_ONCE = 2
 COVERED = "torch"  # the backend whose suites tell which lines they ran
@@ -95,11 +94,12 @@ def divided(backends, arguments):
     suites = [Suite("once", ONCE, " and ".join([*usual, "once"]), [])]
     everything = {path.name for path in (ROOT / "tests").iterdir()} - {"conftest.py"}
     for name in backends:
-        for folder in (folders := APART.get(name, ())):
+        folders = APART.get(name, ())
+        suites.append(Suite(name, name, marks, [f"--ignore=tests/{folder}" for folder in folders]))
+        for folder in folders:
             others = [f"--ignore=tests/{other}" for other in sorted(everything - {folder})]
             suites.append(Suite(f"{name}, {folder}", name, marks, others))
-        suites.append(Suite(name, name, marks, [f"--ignore=tests/{folder}" for folder in folders]))
-    return sorted(suites, key=lambda suite: suite.name == SHORTEST)
+    return suites
 
 
 def run(suite, folder, alone):
