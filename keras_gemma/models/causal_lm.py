@@ -27,7 +27,7 @@ from keras_gemma.models.scoring import Scoring
 from keras_gemma.models.step_memory import memory_for_steps
 from keras_gemma.models.text_generation import TextGeneration
 from keras_gemma.models.token_loss import TokenMetrics, token_means, token_weight
-from keras_gemma.optimizers import AdamW, gradients_weigh
+from keras_gemma.optimizers import AdamW, expect_weights, gradients_weigh
 from keras_gemma.text import Gemma3CausalLMPreprocessor, GemmaCausalLMPreprocessor
 
 PLANS = ("auto", "none")
@@ -123,6 +123,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
+        if self._automatic_loss:
+            expect_weights(self.optimizer)
         # Logits are made only where somebody asked for them.
         others = kwargs.get("metrics") or _overrides(type(self))
         self._trains_on_hidden_states = self._automatic_loss and not (others or weighted_metrics)

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras_gemma.optimizers.base import Float32Optimizer
 from keras_gemma.optimizers.schedules import Schedule
+from keras_gemma.optimizers.weighed_sums import add_sum_of_weights, can_weigh, weighed
 
 
 @contextlib.contextmanager
@@ -17,8 +18,8 @@ def gradients_weigh(optimizer: Any, weight: Any) -> Iterator[None]:
     update is that of one large batch, however it is cut. A micro-batch of weight 0 adds nothing.
 
     Args:
-        optimizer: one of `keras_gemma.optimizers`, or a `LossScaleOptimizer` around one; with any
-            other, micro-batches count alike.
+        optimizer: one of `keras_gemma.optimizers`, one of Keras that a `GemmaCausalLM` was compiled with, or a
+            `LossScaleOptimizer` around one; with any other, micro-batches count alike.
         weight: a scalar tensor, also of a program that is being traced.
 
     >>> import keras
@@ -29,13 +30,21 @@ def gradients_weigh(optimizer: Any, weight: Any) -> Iterator[None]:
     """
     inner = _unwrapped(optimizer)
     if not isinstance(inner, Float32Optimizer):
-        yield
+        with weighed(inner, weight) if can_weigh(inner) else contextlib.nullcontext():
+            yield
         return
     before, inner._micro_batch_weight = inner._micro_batch_weight, weight
     try:
         yield
     finally:
         inner._micro_batch_weight = before
+
+
+def expect_weights(optimizer: Any) -> None:
+    """Before training: that gradients will weigh something, in whatever optimizer accumulates them."""
+    inner = _unwrapped(optimizer)
+    if not isinstance(inner, Float32Optimizer):
+        add_sum_of_weights(inner)
 
 
 def set_total_steps(optimizer: Any, total: int, done: int | None = None) -> bool:

@@ -109,19 +109,38 @@ def test_logits_are_made_for_a_metric_of_the_users_own():
     assert m.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)["all"] == 1
 
 
-@pytest.mark.parametrize("cut", once_but([1, 2, 4], 2))
-def test_how_a_batch_is_cut_for_accumulation_does_not_change_the_step(cut):
+CUTS = [(AdamW, 1), (AdamW, 2), (AdamW, 4), (keras.optimizers.AdamW, 2)]
+
+
+@pytest.mark.parametrize("optimizer, cut", once_but(CUTS, CUTS[1], CUTS[3]))
+def test_how_a_batch_is_cut_for_accumulation_does_not_change_the_step(optimizer, cut):
     """Four times two rows are eight; they have unlike numbers of tokens that count, one has none."""
     x, y, weights = batch(rows=8)
     weights[1, 1:] = weights[2] = 0
     whole, parts = model(), model()
     # A gradient that vanishes is noise, which Adam divides by itself: epsilon is above it here.
     options = {"learning_rate": 0.01, "epsilon": 1e-5, "global_clipnorm": 1.0}
-    whole.compile(optimizer=AdamW(**options))
+    whole.compile(optimizer=optimizer(**options))
     whole.train_on_batch(x, y, weights)
-    parts.compile(optimizer=AdamW(**options, gradient_accumulation_steps=8 // cut))
+    parts.compile(optimizer=optimizer(**options, gradient_accumulation_steps=8 // cut))
     for first in range(0, 8, cut):
         rows = slice(first, first + cut)
         parts.train_on_batch({name: part[rows] for name, part in x.items()}, y[rows], weights[rows])
     for mine, other in zip(parts.variables, whole.variables):
         close(mine, other, 1e-5)
+
+
+@pytest.mark.once
+def test_a_sum_begun_in_an_optimizer_of_keras_goes_on_after_save_and_load(tmp_path):
+    x, y, weights = batch()
+    first = model()
+    first.compile(optimizer=keras.optimizers.Adam(0.01, gradient_accumulation_steps=2))
+    first.train_on_batch(x, y, weights)
+    first.save(tmp_path / "model.keras")
+    second = keras.saving.load_model(tmp_path / "model.keras")
+    for each in (first, second):
+        each.train_on_batch(x, y, weights / 2)
+    before = model()
+    for mine, other, old in zip(first.variables, second.variables, before.variables, strict=True):
+        close(mine, other, 1e-7)
+        assert not np.array_equal(*(ops.convert_to_numpy(v) for v in (mine, old)))

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_gemma.optimizers import AdamW, gradients_weigh, schedules, set_total_steps
+from keras_gemma.optimizers import (
+    AdamW,
+    expect_weights,
+    gradients_weigh,
+    schedules,
+    set_total_steps,
+)
 
 TOKENS = 7, 0, 1, 4  # that count, in each micro-batch
 OPTIONS = [
@@ -20,10 +26,11 @@ OPTIONS = [
 class MeanOverTokens(keras.Model):
     """A model whose loss is a mean over the tokens that have weight, and whose steps say how many."""
 
-    def __init__(self, **options):
+    def __init__(self, optimizer=AdamW, **options):
         super().__init__()
         self.dense = keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(1))
-        self.compile(AdamW(0.05, **options))
+        self.compile(optimizer(0.05, **options))
+        expect_weights(self.optimizer)
 
     def call(self, x):
         return self.dense(x)
@@ -51,6 +58,7 @@ def fitted(options, batch_size, epochs=3, loss_scale=False):
     model = MeanOverTokens(**options)
     if loss_scale:
         model.compile(keras.optimizers.LossScaleOptimizer(model.optimizer))
+        expect_weights(model.optimizer)
     x, y, weights = rows()
     set_total_steps(model.optimizer, epochs * 4 // batch_size)
     model.fit(x, y, batch_size, epochs, 0, sample_weight=weights, shuffle=False)
@@ -61,7 +69,14 @@ def numbers(variables):
     return [np.array(ops.convert_to_numpy(v.value)) for v in variables]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: next(iter(o), "plain"))
+OF_KERAS = {"optimizer": keras.optimizers.AdamW, "epsilon": 1.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [*OPTIONS, OF_KERAS, {**OF_KERAS, "global_clipnorm": 0.1}],
+    ids=lambda o: " ".join(o) or "plain",
+)
 def test_four_micro_batches_of_unlike_length_are_one_batch(options):
     cut, whole = fitted({**options, "gradient_accumulation_steps": 4}, 1), fitted(options, 4)
     assert int(cut.optimizer.iterations) == int(whole.optimizer.iterations) == 3
@@ -101,18 +116,27 @@ def test_weights_move_at_the_last_micro_batch_only():
     assert int(optimizer.iterations) == 2
 
 
-def test_a_micro_batch_of_no_weight_adds_nothing_not_even_nan():
+WHOSE = pytest.mark.parametrize(
+    "make", [AdamW, keras.optimizers.AdamW], ids=["keras_gemma", "keras"]
+)
+
+
+@WHOSE
+def test_a_micro_batch_of_no_weight_adds_nothing_not_even_nan(make):
     got, expected = keras.Variable([1.0, 2.0]), keras.Variable([1.0, 2.0])
-    optimizer = AdamW(0.1, gradient_accumulation_steps=2)
+    optimizer = make(0.1, gradient_accumulation_steps=2)
+    expect_weights(optimizer)
     apply(optimizer, got, [np.nan, np.inf], 0)
     apply(optimizer, got, [1.0, -3.0], 5)
-    apply(AdamW(0.1), expected, [1.0, -3.0])
+    apply(make(0.1), expected, [1.0, -3.0])
     np.testing.assert_allclose(*numbers([got, expected]), rtol=1e-6)
 
 
-def test_micro_batches_that_all_weigh_nothing_make_no_nan():
+@WHOSE
+def test_micro_batches_that_all_weigh_nothing_make_no_nan(make):
     variable = keras.Variable([1.0, 2.0])
-    optimizer = AdamW(0.1, weight_decay=0.0, gradient_accumulation_steps=2)
+    optimizer = make(0.1, weight_decay=0.0, gradient_accumulation_steps=2)
+    expect_weights(optimizer)
     for _ in range(2):
         apply(optimizer, variable, [np.nan, 1.0], 0)
     np.testing.assert_array_equal(numbers([variable])[0], [1.0, 2.0])
@@ -135,8 +159,9 @@ def test_a_sum_begun_goes_on_after_save_and_load(tmp_path):
     assert int(second.optimizer.iterations) == 1
 
 
-def test_weights_reach_an_optimizer_inside_a_loss_scale():
-    accumulates = {"gradient_accumulation_steps": 4}
+@pytest.mark.parametrize("options", [{}, OF_KERAS], ids=["keras_gemma", "keras"])
+def test_weights_reach_an_optimizer_inside_a_loss_scale(options):
+    accumulates = {**options, "gradient_accumulation_steps": 4}
     scaled, plain = fitted(accumulates, 1, loss_scale=True), fitted(accumulates, 1)
     for got, expected in zip(numbers(scaled.weights), numbers(plain.weights), strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-6)
