@@ -161,15 +161,16 @@ def turns_of(messages: Any) -> list[Turn]:
 
 
 def _checked(message, number):
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         found = sorted(message) if isinstance(message, Mapping) else type(message).__name__
         raise TypeError(f"Message {number} must have 'role' and 'content', and is {found}.")
     role, content = message["role"], message["content"]
     if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"Message {number} has the role {role!r}; there are {', '.join(ROLES)}.")
-    if calls := [name for name in ("tool_calls", "function_call") if message.get(name)]:
+    if message.get("tool_calls") or message.get("function_call"):
+        calls = "tool_calls" if message.get("tool_calls") else "function_call"
         raise ValueError(
-            f"Message {number} has '{calls[0]}', for which Gemma has no turn. Write the call into "
+            f"Message {number} has '{calls}', for which Gemma has no turn. Write the call into "
             "the content as text, or leave the conversation out."
         )
     if isinstance(content, (list, tuple)):
