@@ -21,6 +21,7 @@ KINDS = {
     ".parquet": arrow_files.parquet,
 }
 MOST_EXAMPLES = 10
+ROWS_AT_ONCE = 2**14  # looked up together
 
 
 def read(data: Any, *, skip_bad: bool = False) -> "Records":
@@ -88,7 +89,8 @@ class Records(Sequence):
         return list(self._read(rows))
 
     def __iter__(self) -> Iterator[Any]:
-        return self._read(range(len(self)))
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            yield from self._read(range(start, min(start + ROWS_AT_ONCE, len(self))))
 
     def part(self, start: int, stop: int) -> "Records":
         """The rows from `start` to before `stop`, as records of their own.

@@ -195,6 +195,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         warn_of_losses(self.data_report)
         if self._generation_engine is not None:  # a plan would be old after one step
             self._generation_engine.forget()
+        if self.reports_tokens:
+            self.token_metrics.explain_to(keras.tree.flatten(kwargs.get("callbacks") or []))
         batch_size = _unless_batched(x, batch_size)
         room = memory_for_steps(self, x, batch_size)
         with room, keeping_values(self, kwargs), fit_run(self, x, kwargs):

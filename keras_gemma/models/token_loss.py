@@ -3,6 +3,7 @@
 B batch, T tokens, D model width, V vocabulary.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -67,6 +68,8 @@ def _per_token(labels_BT, weights):
 class _OverTokens(keras.metrics.Metric):
     """A mean over all tokens seen since the last reset, each weighted, float32 whatever Keras's `floatx` is."""
 
+    best: str  # "min" or "max"
+
     def __init__(self, name: str):
         super().__init__(name=name, dtype="float32")
         self.total = self.add_variable((), "zeros", name="total")
@@ -88,6 +91,8 @@ class _OverTokens(keras.metrics.Metric):
 class Accuracy(_OverTokens):
     """The share of tokens that are the likeliest."""
 
+    best = "max"
+
     def count(self, means, extra=0.0):
         self.total.assign_add(means.accuracy * means.weight)
         self.weight.assign_add(means.weight)
@@ -101,6 +106,8 @@ class Perplexity(_OverTokens):
 
     Keras's own mean of losses counts batches by their rows: it depends on how texts are cut into batches.
     """
+
+    best = "min"
 
     def __init__(self, name: str):
         super().__init__(name)
@@ -126,3 +133,11 @@ class TokenMetrics:
         """With a batch's means; `extra` is what its loss has beside theirs."""
         for metric in self.all:
             metric.count(means, extra)
+
+    def explain_to(self, callbacks: Iterable[Any]) -> None:
+        """Tell callbacks that are to find out which way a metric gets better; Keras looks among its own."""
+        best = {metric.name: metric.best for metric in self.all}
+        for callback in callbacks:
+            name = (getattr(callback, "monitor", None) or "").removeprefix("val_")
+            if name in best and getattr(callback, "mode", None) == "auto":
+                callback.mode = best[name]

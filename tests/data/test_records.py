@@ -3,6 +3,7 @@
 import csv
 import json
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -294,6 +295,15 @@ def test_what_is_wrong_in_a_million_lines_is_found_within_seconds(tmp_path):
     with pytest.raises(ValueError, match="a.jsonl:1000000: not JSON"):
         read(path)
     assert time.process_time() - started < 30  # 5 where nothing else runs
+
+
+def test_reading_many_rows_takes_the_memory_of_some(tmp_path):
+    rows = read(lines(tmp_path / "a.jsonl", *['{"text": "a"}'] * 100_000))
+    tracemalloc.start()
+    assert sum(1 for _ in rows) == 100_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * len(rows)  # the places of all, as Python's numbers, would take twice that
 
 
 def test_where_no_row_is_right_the_reasons_are_said(tmp_path):

@@ -126,6 +126,24 @@ def test_generate_in_a_callback_then_train_on(tokenizer):
 
 
 @pytest.mark.once
+def test_callbacks_of_keras_know_which_way_the_metrics_get_better(tokenizer, tmp_path):
+    stop = keras.callbacks.EarlyStopping("val_accuracy", baseline=1.5, restore_best_weights=True)
+    keep = keras.callbacks.ModelCheckpoint(
+        tmp_path / "best.weights.h5", "val_perplexity", save_best_only=True, save_weights_only=True
+    )
+    plateau = keras.callbacks.ReduceLROnPlateau("accuracy", mode="min")
+    callbacks = [stop, keep, plateau]
+    model = make(tokenizer)
+    history = model.fit(
+        TEXTS, epochs=3, validation_data=TEXTS[:2], verbose=0, callbacks=callbacks
+    ).history
+    assert len(history["loss"]) == 2  # no accuracy is above 1.5
+    assert (tmp_path / "best.weights.h5").exists()
+    ways = [callback.monitor_op(1.0, 2.0) for callback in callbacks]
+    assert [bool(way) for way in ways] == [False, True, True]
+
+
+@pytest.mark.once
 def test_a_new_sequence_length_is_used_by_the_next_fit(tokenizer):
     model = make(tokenizer)
     model.preprocessor.sequence_length = 12
