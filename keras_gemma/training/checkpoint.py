@@ -44,7 +44,8 @@ class Checkpoint(keras.callbacks.Callback):
         keep: how many of the newest stay.
         best: the name of a number that Keras reports of an epoch, `"val_loss"` say: a checkpoint is
             written at the end of each, and the one where it is best stays.
-        mode: whether `"min"` or `"max"` of it is best; `"auto"` is max for accuracies.
+        mode: whether `"min"` or `"max"` of it is best; `"auto"` knows accuracies, losses and the like by
+            their names.
         resume: go on from the newest checkpoint, should there be one. The data go on in the middle
             of an epoch: texts are found by their place; streams and generators can't seek, so their
             batches are drawn up to there, and have to come in the same order. What other callbacks
@@ -296,10 +297,23 @@ def _interval(every):
     return None, float(found[1]) * _UNITS[found[2]]
 
 
+# Which way numbers get better, by parts of their names.
+_BETTER = {
+    "max": ("acc", "auc", "precision", "recall", "f1"),
+    "min": ("loss", "perplexity", "error", "entropy", "mse", "mae"),
+}
+
+
 def _sign(name, mode):
     if mode not in ("auto", "min", "max"):
         raise ValueError(f"mode must be auto, min or max, not {mode!r}.")
-    return -1 if mode == "max" or (mode == "auto" and "acc" in name) else 1
+    if mode == "auto":
+        mode = next((m for m, parts in _BETTER.items() if any(p in name for p in parts)), mode)
+    if mode == "auto":
+        raise ValueError(
+            f"Whether a larger or a smaller {name} is best is not known. Say so: mode='max', or mode='min'."
+        )
+    return -1 if mode == "max" else 1
 
 
 def _floats(logs):

@@ -352,10 +352,19 @@ def test_a_run_that_had_ended_keeps_its_receipt(model, texts, tmp_path):
 
 
 @pytest.mark.once
+def test_which_way_a_number_gets_better_is_told_by_its_name_or_asked_for(tmp_path):
+    for name, sign in (("val_loss", 1), ("val_auc", -1), ("sparse_categorical_accuracy", -1)):
+        assert Checkpoint(tmp_path, best=name).files.best == (name, sign)
+    with pytest.raises(ValueError, match="larger or a smaller val_bleu is best is not known"):
+        Checkpoint(tmp_path, best="val_bleu")
+    assert Checkpoint(tmp_path, best="val_bleu", mode="max").files.best == ("val_bleu", -1)
+
+
+@pytest.mark.once
 def test_a_best_that_does_not_come_is_told_once(model, texts, tmp_path):
-    with pytest.warns(UserWarning, match="reports .*loss.*, and no 'val_los': no") as told:
-        fit(model, texts, tmp_path, best="val_los")
-    assert len([warning for warning in told if "val_los" in str(warning.message)]) == 1
+    with pytest.warns(UserWarning, match="reports .*loss.*, and no 'val_losses': no") as told:
+        fit(model, texts, tmp_path, best="val_losses")
+    assert len([warning for warning in told if "val_losses" in str(warning.message)]) == 1
 
 
 @pytest.mark.once
