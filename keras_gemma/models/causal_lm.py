@@ -199,7 +199,8 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             self.token_metrics.explain_to(keras.tree.flatten(kwargs.get("callbacks") or []))
         batch_size = _unless_batched(x, batch_size)
         room = memory_for_steps(self, x, batch_size)
-        with room, keeping_values(self, kwargs), fit_run(self, x, kwargs):
+        run = fit_run(self, x, kwargs, y, kwargs.get("sample_weight"))
+        with room, keeping_values(self, kwargs), run:
             history = super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
         warn_of_losses(self.data_report, at_end=True)
         return history

@@ -1,7 +1,7 @@
 """A run of `fit` as callbacks see it: what it runs over, where it stands, what to undo at its end."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ class FitRun(keras.callbacks.Callback):
 
     Attributes:
         data: what `fit` was given, as batches where it was text.
+        beside: labels and weights, where they were given apart.
         epoch: the one that runs.
         batch: batches of that epoch that are over.
         step: batches of the whole run that are over, of epochs before `initial_epoch`, too.
@@ -26,9 +27,9 @@ class FitRun(keras.callbacks.Callback):
             no callback.
     """
 
-    def __init__(self, data: Any, first_epoch: int = 0):
+    def __init__(self, data: Any, beside: Sequence[Any] = (), first_epoch: int = 0):
         super().__init__()
-        self.data, self.at_end = data, contextlib.ExitStack()
+        self.data, self.beside, self.at_end = data, beside, contextlib.ExitStack()
         self.epoch, self.batch, self.step, self.made = first_epoch, 0, 0, 0
         self.is_cut = False
         self._start, self._logs, self._has_begun = (0, 0), {}, False
@@ -123,15 +124,17 @@ def run_of(model: Any, callback: Any) -> FitRun:
 
 
 @contextlib.contextmanager
-def fit_run(model: keras.Model, data: Any, keywords: dict) -> Iterator[None]:
-    """Around `keras.Model.fit(data, **keywords)`: gives its callbacks `model.fit_run`.
+def fit_run(model: keras.Model, data: Any, keywords: dict, *beside: Any) -> Iterator[None]:
+    """Around `keras.Model.fit(data, *beside, **keywords)`: gives its callbacks `model.fit_run`.
 
     Our own batches know their order and where an epoch ends, so Keras is kept from both.
     """
     if isinstance(data, TextBatches):
         keywords["shuffle"] = False
         data.steps = keywords.pop("steps_per_epoch", None) or data.steps
-    run = model.fit_run = FitRun(data, keywords.get("initial_epoch") or 0)
+    run = model.fit_run = FitRun(
+        data, [x for x in beside if x is not None], keywords.get("initial_epoch") or 0
+    )
     keywords["callbacks"] = [run, *keras.tree.flatten(keywords.get("callbacks") or [])]
     try:
         with run.at_end:

@@ -99,7 +99,8 @@ class TextHead(PresetTask):
             kwargs["validation_data"] = tuple(found.values())
         data = self._data(x, y, weights, batch_size, "shuffled" if shuffle else "given")
         room = memory_for_steps(self, data["x"], data["batch_size"])
-        with room, keeping_values(self, kwargs), fit_run(self, data["x"], kwargs):
+        run = fit_run(self, data["x"], kwargs, data.get("y"), data.get("sample_weight"))
+        with room, keeping_values(self, kwargs), run:
             return super().fit(**data, epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs: Any):

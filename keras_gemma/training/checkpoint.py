@@ -112,7 +112,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.model.optimizer.build(self.model.trainable_variables)
         self._base = snapshot.frozen(self.model)
         self._identity, self._settings = model_identity(self.model), optimizer_settings(self.model)
-        self._data = data_fingerprint(run.data)
+        self._data = data_fingerprint(run.data, run.beside)
         self._data.setdefault("batches", self.params["steps"])
         self._restored, self._ended_epoch, self._knows_best = None, False, self.best is None
         self._train_logs, self._before_test = {}, None

@@ -1,7 +1,7 @@
 """By what the data of a run are known again."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,10 +11,10 @@ from keras_gemma.models.labelled_texts import LabelledTexts
 from keras_gemma.models.text_batches import TextBatches
 
 
-def data_fingerprint(data: Any) -> dict[str, Any]:
+def data_fingerprint(data: Any, beside: Sequence[Any] = ()) -> dict[str, Any]:
     """What must be equal when a run is resumed: kind, batches, and a hash where there is one.
 
-    Batches of ours hash all of their texts, and arrays all of their numbers. Of other data sets with
+    Batches of ours hash all of their texts, and arrays all of their numbers, those `beside` them, too. Of other data sets with
     an index the first batch, the one in the middle and the last are taken, if they are the same when
     asked for twice. Of streams nothing is known.
     """
@@ -29,7 +29,7 @@ def data_fingerprint(data: Any) -> dict[str, Any]:
         if once == again:
             found["sha256"] = digest([np.frombuffer(part.encode(), "uint8") for part in once])
     elif _is_arrays(data):
-        found |= {"rows": len(keras.tree.flatten(data)[0]), "sha256": digest(data)}
+        found |= {"rows": len(keras.tree.flatten(data)[0]), "sha256": digest([data, beside])}
     return found
 
 

@@ -337,6 +337,10 @@ def test_arrays_go_on_in_their_order_and_others_are_refused(model, texts, tmp_pa
         run("a", KillAt(6))
     with pytest.raises(ValueError, match="over other data: sha256"):
         run("a", texts=texts[::-1], resume=True)
+    _, y, weights = arrays_of(texts)
+    for other in ({"y": np.asarray(y) + 1}, {"sample_weight": weights / 2}):
+        with pytest.raises(ValueError, match="over other data: sha256"):
+            run("a", resume=True, **other)
     model.again(77)
     with pytest.warns(UserWarning, match="can't seek"):
         run("a", resume=True)
