@@ -35,7 +35,7 @@ def read(data: Any, *, skip_bad: bool = False) -> "Records":
 
     Args:
         data: a file (JSONL, CSV, Parquet), a folder of such files, one that `datasets` saved, a
-            list of these; or rows in memory: a list of records, columns, a `datasets.Dataset`.
+            list of these; or rows in memory: a list of records, columns, a `datasets.Dataset`, a table of pandas.
             A row is a text (`text`), a pair (`prompt` with `response`, and the names in
             `row_forms.PAIRS`) or a conversation (`messages`, or a list of messages by itself); all
             rows are of one form.
@@ -46,7 +46,16 @@ def read(data: Any, *, skip_bad: bool = False) -> "Records":
         TypeError: it is a stream, whose rows come only one after the other.
         ImportError: pyarrow is needed; the extra that brings it is named.
     """
-    return data if isinstance(data, Records) else Records(_sources_of(data), skip_bad)
+    if isinstance(data, Records):
+        return data
+    return Records(_sources_of(without_pandas(data)), skip_bad)
+
+
+def without_pandas(data: Any) -> Any:
+    """A table of pandas as lists by the names of its columns, a column as a list; all else as it is."""
+    if type(data).__module__.partition(".")[0] != "pandas":
+        return data
+    return data.to_dict("list") if hasattr(data, "columns") else list(data)
 
 
 class Records(Sequence):

@@ -123,8 +123,7 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
-        if self._automatic_loss:
-            expect_weights(self.optimizer)
+        expect_weights(self.optimizer)
         # Logits are made only where somebody asked for them.
         others = kwargs.get("metrics") or _overrides(type(self))
         self._trains_on_hidden_states = self._automatic_loss and not (others or weighted_metrics)
@@ -207,8 +206,9 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs: Any):
         """Loss, accuracy and perplexity on held-out data, given as to `fit`."""
-        x, report = self._batches(x, batch_size, kwargs.get("steps"))
-        warn_of_losses(report)
+        if not kwargs.get("_use_cached_eval_dataset"):  # by `fit`, which has prepared it
+            x, report = self._batches(x, batch_size, kwargs.get("steps"))
+            warn_of_losses(report)
         batch_size = _unless_batched(x, batch_size)
         with keeping_values(self, kwargs):
             return super().evaluate(x, y, batch_size=batch_size, **kwargs)
@@ -285,6 +285,11 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         if self.reports_tokens and self._is_in_step:
             self.token_metrics.count(means, extra)
         return means.loss + extra
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if self.reports_tokens and not self._is_in_step:  # of a user's own step, with logits
+            self.token_metrics.count(token_means(_unchanged, y_pred, y, sample_weight, False), 0.0)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def _weight_of(self, data):
         """What a batch's gradient weighs among those that are accumulated: its tokens, if the loss is their mean."""

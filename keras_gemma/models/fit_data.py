@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_gemma.data.prepared_rows import DOCUMENTS_AT_ONCE, DataReport, PreparedRows, windows
-from keras_gemma.data.records import KINDS, InMemory, Records, read
+from keras_gemma.data.records import KINDS, InMemory, Records, read, without_pandas
 from keras_gemma.data.row_forms import FIELDS, checked_row, is_one
 from keras_gemma.models.text_batches import TextBatches, TextDataset, features, texts_of
 from keras_gemma.text.training_rows import next_token_batch
@@ -41,6 +41,7 @@ def is_tf_dataset(x: Any) -> bool:
 
 def is_text(x: Any) -> bool:
     """Whether `x` is for the preprocessor: texts, pairs, conversations, or records of them."""
+    x = without_pandas(x)
     if isinstance(x, (str, bytes, Path, Records)):
         return True
     if isinstance(x, Mapping):

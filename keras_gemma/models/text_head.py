@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from keras_gemma.conversion.keras_hub.h5_file import H5Tensors
 from keras_gemma.conversion.keras_hub.h5_writer import write_file
 from keras_gemma.conversion.stream import check, compare, load, writables
 from keras_gemma.conversion.weight_map import Rule, entries
+from keras_gemma.data.records import without_pandas
 from keras_gemma.generation import bucket
 from keras_gemma.layers import TokenPooling
 from keras_gemma.models.fit_data import is_text, is_tf_dataset, split_at
@@ -112,12 +114,30 @@ class TextHead(PresetTask):
 
     def predict(self, x, batch_size=None, **kwargs: Any):
         """One output a text, in the order of the texts; `x` as to `fit`, without labels."""
-        data = self._data(x, None, None, batch_size, "by length")
+        data = self._data(without_pandas(x), None, None, batch_size, "by length")
         with keeping_values(self, kwargs):
             found = super().predict(data["x"], batch_size=data["batch_size"], **kwargs)
         if isinstance(data["x"], LabelledTexts):
             found = found[np.argsort(data["x"].places)]
         return found
+
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
+        """One step, on all texts that are given or on a batch of integers, as `keras.Model.train_on_batch`."""
+        return super().train_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
+        """Loss and metrics of one batch, given as to `train_on_batch`."""
+        return super().test_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
+
+    def predict_on_batch(self, x):
+        """One output a text of one batch, given as to `train_on_batch`."""
+        return super().predict_on_batch(self._one_batch(x)[0])
+
+    def _one_batch(self, x, y=None, weights=None):
+        data = self._data(*_columns(x, y, weights), sys.maxsize, "given")
+        if isinstance(data["x"], LabelledTexts):
+            return keras.utils.unpack_x_y_sample_weight(data["x"][0])
+        return data["x"], data["y"], data["sample_weight"]
 
     def _check_labels(self, x, y):
         texts = x[-1] if isinstance(x, tuple) and x else x
@@ -229,7 +249,8 @@ class TextHead(PresetTask):
 
 
 def _columns(x, y=None, weights=None):
-    """`(texts, labels)` in place of `x` alone, taken apart."""
+    """`(texts, labels)` in place of `x` alone, taken apart; texts of pandas as lists."""
+    x = without_pandas(x)
     if isinstance(x, tuple) and y is None and is_text(x) and not is_text(x[-1]):
         return keras.utils.unpack_x_y_sample_weight(x)
     return x, y, weights

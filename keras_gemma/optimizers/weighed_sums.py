@@ -16,10 +16,12 @@ def add_sum_of_weights(optimizer: keras.optimizers.Optimizer) -> None:
     It is part of the optimizer's state, as a run that is saved between two micro-batches has summed up some. Adding it
     again changes nothing.
     """
-    if optimizer.gradient_accumulation_steps and not can_weigh(optimizer):
-        optimizer._sum_of_weights = optimizer.add_variable(
-            (), dtype="float32", name="sum_of_weights"
-        )
+    if not optimizer.gradient_accumulation_steps or can_weigh(optimizer):
+        return
+    optimizer._sum_of_weights = optimizer.add_variable((), dtype="float32", name="sum_of_weights")
+    # State is saved in its order: one that is built has this where one to be built would.
+    known = 1 + isinstance(optimizer._learning_rate, keras.Variable)  # 1 for the iterations
+    optimizer._variables.insert(known, optimizer._variables.pop())
 
 
 def can_weigh(optimizer: keras.optimizers.Optimizer) -> bool:

@@ -125,6 +125,55 @@ def test_generate_in_a_callback_then_train_on(tokenizer):
     assert model.generate("The", max_length=8).startswith("The")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_what_is_generated_after_a_step_is_of_the_new_weights(dtype, tokenizer):
+    model, other = make(tokenizer, dtype=dtype), make(tokenizer, dtype=dtype)
+    model.compile(optimizer=AdamW(5e-2))
+    texts = []
+    for _ in range(4):
+        model.train_on_batch(TEXTS)
+        other.set_weights(model.get_weights())
+        other.compile()
+        texts.append([m.generate("The", max_length=8) for m in (model, other)])
+    assert all(mine == awaited for mine, awaited in texts)
+    assert len({mine for mine, _ in texts}) > 1
+
+
+@pytest.mark.once
+def test_a_step_of_ones_own_reports_what_compute_metrics_finds(tokenizer):
+    model = make(tokenizer)
+    x, y, weights = model.preprocessor(TEXTS)
+    awaited = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+    model.reset_metrics()
+    found = model.compute_metrics(x, y, model(x), weights)
+    for name, value in awaited.items():
+        assert float(ops.stop_gradient(found[name])) == pytest.approx(value, rel=1e-5)
+
+
+def test_a_generator_validates_at_each_epoch(tokenizer):
+    model = make(tokenizer)
+    batches = (model.preprocessor([text]) for text in TEXTS[:4])
+    keywords = {"validation_data": batches, "validation_steps": 2, "epochs": 3, "verbose": 0}
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    found = model.fit(TEXTS, batch_size=5, **keywords).history["val_loss"]
+    awaited = model.evaluate(TEXTS[:2], verbose=0)[0]
+    assert len(found) == 3 and found[0] == pytest.approx(awaited, rel=1e-5)
+
+
+@pytest.mark.once
+def test_columns_of_pandas_are_texts(tokenizer):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    table = pandas.DataFrame({**PAIRS, "text": PAIRS["prompts"]}, index=[2, 0, 1])
+    model = make(tokenizer)
+    for given, awaited in (
+        (table["text"], PAIRS["prompts"]),
+        (table["text"].values, PAIRS["prompts"]),
+        (table[["prompts", "responses"]], PAIRS),
+    ):
+        losses = [model.evaluate(x, verbose=0)[0] for x in (given, awaited)]
+        assert losses[0] == pytest.approx(losses[1])
+
+
 @pytest.mark.once
 def test_callbacks_of_keras_know_which_way_the_metrics_get_better(tokenizer, tmp_path):
     stop = keras.callbacks.EarlyStopping("val_accuracy", baseline=1.5, restore_best_weights=True)

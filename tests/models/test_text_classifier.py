@@ -119,6 +119,16 @@ def test_loss_and_accuracy_are_of_all_texts(tokenizer):
     assert abs(found["accuracy"] - (logits.argmax(axis=1) == LABELS).mean()) < 1e-6
 
 
+@pytest.mark.once
+def test_a_batch_may_be_texts(tokenizer):
+    model = make(tokenizer)
+    awaited = model.evaluate(TEXTS, np.array(LABELS), verbose=0)
+    assert model.test_on_batch(TEXTS, np.array(LABELS)) == pytest.approx(awaited, rel=1e-5)
+    close(model.predict_on_batch(TEXTS), model.predict(TEXTS, verbose=0), 1e-5)
+    first = [model.train_on_batch(TEXTS, np.array(LABELS))[0] for _ in range(4)]
+    assert first[-1] < first[0]
+
+
 def test_softmax_gives_probabilities_and_the_loss_knows(tokenizer):
     model, logits = make(tokenizer, activation="softmax"), make(tokenizer)
     logits.set_weights(model.get_weights())

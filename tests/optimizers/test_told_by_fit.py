@@ -142,6 +142,18 @@ def test_micro_batches_that_all_weigh_nothing_make_no_nan(make):
     np.testing.assert_array_equal(numbers([variable])[0], [1.0, 2.0])
 
 
+def test_the_state_of_an_optimizer_has_one_order_whenever_it_was_built():
+    def names(build_at):
+        optimizer = keras.optimizers.Adam(0.1, gradient_accumulation_steps=2, name="adam")
+        for step in range(2):
+            if step == build_at:
+                optimizer.build([keras.Variable([1.0], name="weight")])
+            expect_weights(optimizer)
+        return [variable.path for variable in optimizer.variables]
+
+    assert names(0) == names(1) and len(names(0)) == 6
+
+
 def test_a_sum_begun_goes_on_after_save_and_load(tmp_path):
     def model():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, use_bias=False)])
