@@ -41,9 +41,9 @@ def gradients_weigh(optimizer: Any, weight: Any) -> Iterator[None]:
 
 
 def expect_weights(optimizer: Any) -> None:
-    """Before training: that gradients will weigh something, in whatever optimizer accumulates them."""
+    """Before training: that gradients will weigh something, in whatever optimizer accumulates them, if any."""
     inner = _unwrapped(optimizer)
-    if not isinstance(inner, Float32Optimizer):
+    if inner is not None and not isinstance(inner, Float32Optimizer):
         add_sum_of_weights(inner)
 
 
