@@ -51,10 +51,14 @@ def read(data: Any, *, skip_bad: bool = False) -> "Records":
     return Records(_sources_of(without_pandas(data)), skip_bad)
 
 
-def without_pandas(data: Any) -> Any:
-    """A table of pandas as lists by the names of its columns, a column as a list; all else as it is."""
+def without_pandas(data: Any, rows: int | None = None) -> Any:
+    """A table of pandas as lists by the names of its columns, a column as a list; all else as it is.
+
+    `rows` is how many of the first ones will do.
+    """
     if type(data).__module__.partition(".")[0] != "pandas":
         return data
+    data = data[:rows]
     return data.to_dict("list") if hasattr(data, "columns") else list(data)
 
 

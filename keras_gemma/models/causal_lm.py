@@ -221,18 +221,6 @@ class GemmaCausalLM(TextGeneration, Scoring, PresetTask):
         with keeping_values(self, kwargs):
             return super().predict(x, batch_size=batch_size, **kwargs)
 
-    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
-        """One step, on all texts that are given or on a batch of integers, as `keras.Model.train_on_batch`."""
-        return super().train_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
-
-    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
-        """Loss and metrics of one batch, given as to `train_on_batch`."""
-        return super().test_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
-
-    def predict_on_batch(self, x):
-        """Logits of one batch, given as to `train_on_batch`."""
-        return super().predict_on_batch(self._one_batch(x)[0])
-
     def _batches(self, x, batch_size, steps=None, shuffle=False, filled=None):
         filled = self._takes_padding if filled is None else filled
         return to_batches(x, self.preprocessor, batch_size, shuffle, steps, filled)

@@ -41,7 +41,7 @@ def is_tf_dataset(x: Any) -> bool:
 
 def is_text(x: Any) -> bool:
     """Whether `x` is for the preprocessor: texts, pairs, conversations, or records of them."""
-    x = without_pandas(x)
+    x = without_pandas(x, rows=1)
     if isinstance(x, (str, bytes, Path, Records)):
         return True
     if isinstance(x, Mapping):

@@ -201,6 +201,22 @@ class PresetTask(Quantizable, PresetModel):
             kwargs["callbacks"] = [_GivesValuesBack(), *callbacks]
         return super().fit(*args, **kwargs)
 
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
+        """One step, on all texts that are given or on a batch of integers, as `keras.Model.train_on_batch`."""
+        return super().train_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
+        """Loss and metrics of one batch, given as to `train_on_batch`."""
+        return super().test_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
+
+    def predict_on_batch(self, x):
+        """Outputs of one batch, given as to `train_on_batch`."""
+        return super().predict_on_batch(self._one_batch(x)[0])
+
+    def _one_batch(self, x, y=None, weights=None):
+        """Inputs, labels and weights as Keras takes them, of what a user gave."""
+        raise NotImplementedError
+
     def _set_remat(self, remat):
         self.remat = remat
         for block in self.backbone.transformer_layers:

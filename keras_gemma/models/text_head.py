@@ -101,7 +101,7 @@ class TextHead(PresetTask):
             kwargs["validation_data"] = tuple(found.values())
         data = self._data(x, y, weights, batch_size, "shuffled" if shuffle else "given")
         room = memory_for_steps(self, data["x"], data["batch_size"])
-        run = fit_run(self, data["x"], kwargs, data.get("y"), data.get("sample_weight"))
+        run = fit_run(self, data["x"], kwargs, data["y"], data["sample_weight"])
         with room, keeping_values(self, kwargs), run:
             return super().fit(**data, epochs=epochs, **kwargs)
 
@@ -120,18 +120,6 @@ class TextHead(PresetTask):
         if isinstance(data["x"], LabelledTexts):
             found = found[np.argsort(data["x"].places)]
         return found
-
-    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
-        """One step, on all texts that are given or on a batch of integers, as `keras.Model.train_on_batch`."""
-        return super().train_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
-
-    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs: Any):
-        """Loss and metrics of one batch, given as to `train_on_batch`."""
-        return super().test_on_batch(*self._one_batch(x, y, sample_weight), **kwargs)
-
-    def predict_on_batch(self, x):
-        """One output a text of one batch, given as to `train_on_batch`."""
-        return super().predict_on_batch(self._one_batch(x)[0])
 
     def _one_batch(self, x, y=None, weights=None):
         data = self._data(*_columns(x, y, weights), sys.maxsize, "given")

@@ -109,9 +109,8 @@ def _adamw_of_pytorch(tensors, scale, numbers):
             amsgrad=False,
             maximize=False,
         )
-    # Who keeps something made of the weights looks at their versions, which this kernel leaves alone.
-    written = [ops.convert_to_tensor(t) for t in tensors[:3]]
-    torch.autograd.graph.increment_version(written)
+        # By its version whoever keeps something made of a weight sees that it changed; the kernel leaves it alone.
+        torch.autograd.graph.increment_version(slots)
 
 
 def _adamw_of_tensorflow(tensors, scale, numbers):

@@ -32,9 +32,7 @@ def can_weigh(optimizer: keras.optimizers.Optimizer) -> bool:
 @contextlib.contextmanager
 def weighed(optimizer: keras.optimizers.Optimizer, weight: Any) -> Iterator[None]:
     """While a micro-batch's gradients, which weigh a scalar, are applied."""
-    apply = (
-        optimizer._backend_apply_gradients
-    )  # adds gradients, and divides by the number of micro-batches
+    apply = optimizer._backend_apply_gradients  # adds them up, and divides by the number of batches
     optimizer._backend_apply_gradients = lambda grads, variables: apply(
         _as_added(optimizer, grads, variables, ops.cast(weight, "float32")), variables
     )

@@ -14,9 +14,9 @@ from keras_gemma.models.text_batches import TextBatches
 def data_fingerprint(data: Any, beside: Sequence[Any] = ()) -> dict[str, Any]:
     """What must be equal when a run is resumed: kind, batches, and a hash where there is one.
 
-    Batches of ours hash all of their texts, and arrays all of their numbers, those `beside` them, too. Of other data sets with
-    an index the first batch, the one in the middle and the last are taken, if they are the same when
-    asked for twice. Of streams nothing is known.
+    Batches of ours hash all of their texts, and arrays all of their numbers and of those `beside`
+    them. Of other data sets with an index the first batch, the one in the middle and the last are
+    taken, if they are the same when asked for twice. Of streams nothing is known.
     """
     found = {"kind": type(data).__name__}
     if isinstance(data, (TextBatches, LabelledTexts)):
